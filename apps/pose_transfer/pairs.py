@@ -1,0 +1,82 @@
+"""Pairs of frames of one clip: what the transfer network learns from (Appendix C.2).
+
+Which pair an index stands for depends on the index and the seed alone, so a resumed run sees the same pairs.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from autolink.data import SampleSet
+from autolink.errors import UserError
+
+PARTNERS = 100
+"""Pairs in one round of the data for each frame; a short clip has fewer partners to offer and repeats
+them."""
+
+logger = logging.getLogger("autolink")
+
+
+class Pair(NamedTuple):
+    """Two frames of one clip, uint8 (3, S, S)."""
+
+    source: Tensor
+    """Gives the looks."""
+    driving: Tensor
+    """Gives the pose, and is what the network should paint."""
+
+
+class FramePairs(Dataset[Pair]):
+    """Each frame as the driving one, with another frame of its clip as the source.
+
+    Args:
+        frames: A data set that knows its clips (`open_data`): video files, folders of frames, or images whose
+            names group into clips.
+        seed: Decides who is paired with whom.
+
+    Raises:
+        UserError: If no clip has two frames.
+    """
+
+    def __init__(self, frames: SampleSet, seed: int = 0) -> None:
+        clips: dict[str, list[int]] = {}
+        for index, clip in enumerate(frames.clips):
+            if clip:
+                clips.setdefault(clip, []).append(index)
+        self.frames, self.seed = frames, seed
+        self.clips = [members for members in clips.values() if len(members) > 1]
+        self.members = [(c, place) for c, members in enumerate(self.clips) for place in range(len(members))]
+        if not self.clips:
+            raise UserError(
+                f"{frames.name}: none of its {len(frames)} images shares a clip with another, but two frames "
+                "of a clip are needed; expected videos, folders of frames, or names like walk_001.png"
+            )
+        alone = len(frames) - len(self.members)
+        if alone:
+            logger.warning(
+                "%s: left out %d of %d frames, alone in their clips", frames.name, alone, len(frames)
+            )
+
+    def __len__(self) -> int:
+        return len(self.members) * PARTNERS
+
+    def indices(self, index: int) -> tuple[int, int]:
+        """Indices of the source frame and the driving frame in the data set of frames."""
+        clip, place = self.members[index % len(self.members)]
+        members = self.clips[clip]
+        step = random.Random(f"{self.seed}/{index}").randrange(1, len(members))
+        return members[(place + step) % len(members)], members[place]
+
+    def __getitem__(self, index: int) -> Pair:
+        source, driving = self.indices(index)
+        return Pair(self.frames[source].image, self.frames[driving].image)
+
+    def spread(self, count: int) -> list[Pair]:
+        """Up to `count` pairs with driving frames spread evenly over the data: always the same ones."""
+        count = min(count, len(self.members))
+        return [self[i * len(self.members) // count] for i in range(count)]

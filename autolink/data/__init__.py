@@ -1,0 +1,7 @@
+"""Data sets: folders of images or videos, images with landmarks, benchmarks by name, synthetic figures."""
+
+from autolink.data.registry import list_data, open_data
+from autolink.data.sample import Sample, SampleSet
+from autolink.data.synthetic import JOINT_NAMES, SKELETON_LINKS, synthetic_clip
+
+__all__ = ["JOINT_NAMES", "SKELETON_LINKS", "Sample", "SampleSet", "list_data", "open_data", "synthetic_clip"]

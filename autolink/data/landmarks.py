@@ -1,0 +1,131 @@
+"""Image folders with landmarks in a csv file.
+
+Layout: `train/`, `val/` with `train_landmarks.csv`, `val_landmarks.csv` beside them, or one folder of images
+with a `landmarks.csv` in it, which is split here, clip by clip. A row is `file,width,height,x0,y0,x1,y1,...`:
+the file relative to the split's folder, the size of the upright image, and landmarks in its pixels (pixel i
+spans [i, i + 1)); an empty field is an unlabelled landmark. Images without a row are kept, unlabelled.
+
+Clips: where every file is named like `First_Last_VS.jpg` or `First_Last_tVS.jpg` (one digit for the clip V,
+one for the frame S, as in frames taken from YouTube Faces), the clip is `First_Last_V`. Elsewhere as in any
+folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from autolink.data.folder import ImageFiles, clips_by_name, keep_readable, one_side, split_files, split_folder
+from autolink.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_CLIP_AND_FRAME = re.compile(r"(?P<person>.+)_t?(?P<clip>\d)\d")
+
+
+def landmark_csv(root: Path, split: str) -> Path | None:
+    """The csv with the landmarks of a split, or None if the folder has none."""
+    folder = split_folder(root, split)
+    path = root / "landmarks.csv" if folder is None else root / f"{folder.name}_landmarks.csv"
+    return path if path.is_file() else None
+
+
+def open_landmark_folder(
+    root: Path, image_size: int, split: str = "train", name: str | None = None
+) -> ImageFiles:
+    """A folder of images with landmarks beside them in a csv file (see the module's text).
+
+    Raises:
+        UserError: no csv, a row that is not in the format, no images, or none that can be read.
+    """
+    table = landmark_csv(root, split)
+    if table is None:
+        raise UserError(
+            f"{root}: has no landmark csv for {split!r}; expected {split}_landmarks.csv or landmarks.csv"
+        )
+    files, given = split_files(root, split)
+    folder = split_folder(root, split) or root
+    rows = read_landmarks(table)
+    prefix = folder.relative_to(root).as_posix()
+    at = {file: i for i, file in enumerate(files)}
+    landmark_count = next(iter(rows.values()))[1].shape[0]
+    landmarks = np.full((len(files), landmark_count, 2), np.nan, np.float32)
+    sizes = np.full((len(files), 2), np.nan, np.float64)
+    missing = []
+    for file, (size, points) in rows.items():
+        index = at.get(file if prefix == "." else f"{prefix}/{file}")
+        if index is None:
+            missing.append(file)
+        else:
+            landmarks[index], sizes[index] = points, size
+    if len(missing) == len(rows):
+        raise UserError(f"{table}: none of its {len(rows)} files is in {folder} (the first: {missing[0]})")
+    if missing:
+        listed = ", ".join(missing)
+        logger.warning("%s: %d of its files are not in %s: %s", table, len(missing), folder, listed)
+
+    clips = _clips(files)
+    kept = keep_readable(root, files)
+    if not given:
+        # Held out by clip, so that no scene is on both sides; a file without a clip is its own.
+        units = [clip or file for clip, file in zip(clips, files, strict=True)]
+        kept = one_side(root, kept, units, split)
+    return ImageFiles(
+        name or root.resolve().name,
+        root,
+        [files[i] for i in kept],
+        image_size,
+        clips=[clips[i] for i in kept],
+        landmarks=landmarks[kept],
+        sizes=sizes[kept],
+    )
+
+
+def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads a landmark csv.
+
+    Returns:
+        For each file: (2,) width and height, and (L, 2) landmarks in pixels, NaN where unlabelled.
+
+    Raises:
+        UserError: the file is not in the format; the message names the line.
+    """
+    rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        try:
+            header = next(lines, [])
+            count = (len(header) - 3) // 2
+            expected = ["file", "width", "height"] + [f"{axis}{i}" for i in range(count) for axis in "xy"]
+            if count < 1 or [field.strip() for field in header] != expected:
+                shown = ",".join(header[:7])
+                raise UserError(f"{path}: begins with '{shown}'; expected 'file,width,height,x0,y0,x1,y1,…'")
+            for line in lines:
+                if not line:
+                    continue
+                if len(line) != len(header):
+                    raise UserError(
+                        f"{path}: line {lines.line_num} has {len(line)} fields; expected {len(header)}"
+                    )
+                try:
+                    numbers = np.array([float(field) if field.strip() else np.nan for field in line[1:]])
+                except ValueError as error:
+                    raise UserError(f"{path}: line {lines.line_num}: {error}") from error
+                rows[line[0].replace("\\", "/")] = numbers[:2], numbers[2:].reshape(-1, 2)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: is not a csv file ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: has a header but no rows")
+    return rows
+
+
+def _clips(files: Sequence[str]) -> list[str]:
+    matches = [_CLIP_AND_FRAME.fullmatch(PurePosixPath(file).stem) for file in files]
+    if not all(matches):
+        return clips_by_name(files)
+    return [f"{match['person']}_{match['clip']}" for match in matches if match]

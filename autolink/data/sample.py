@@ -1,0 +1,47 @@
+"""The one thing every data set yields.
+
+L landmarks, S image size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+
+class Sample(NamedTuple):
+    """One square image with what is known about it.
+
+    Attributes:
+        image: (3, S, S) uint8, RGB.
+        landmarks: (L, 2) float32, (x, y) in the frame of the square image: -1 and +1 are its outer edges, so
+            a landmark that the square crop cut away lies outside [-1, 1]. NaN where unlabelled; L = 0 if the
+            data set has none.
+        name: path of the image relative to the root of its data set.
+        clip: samples of one clip show the same individual in the same scene; "" when unknown.
+    """
+
+    image: torch.Tensor
+    landmarks: torch.Tensor
+    name: str
+    clip: str
+
+
+@runtime_checkable
+class SampleSet(Protocol):
+    """What `open_data` returns: a map-style torch data set of `Sample` that knows this much about itself.
+
+    Attributes:
+        name: what to call the data set in logs and metadata.
+        clips: clip of each index, known without decoding an image.
+        landmark_count: L of its samples.
+    """
+
+    name: str
+    clips: list[str]
+    landmark_count: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...

@@ -1,0 +1,36 @@
+"""Random masking of image patches (Section 3.2).
+
+Shapes: B batch, S image side in pixels, C cells per side.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def patch_mask(
+    batch: int,
+    size: int,
+    *,
+    cells: int = 16,
+    ratio: float = 0.8,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Hide each cell of a `cells` × `cells` grid independently with probability `ratio`.
+
+    Args:
+        batch: Number of masks B.
+        size: Side of the square image in pixels; a multiple of `cells` gives cells of equal size.
+        cells: Cells per side (16 in the paper).
+        ratio: Share of cells that is hidden, in [0, 1] (0.8 in the paper).
+        generator: Source of randomness, on the CPU; the same generator state gives the same masks on any device.
+        device: Where the mask is returned.
+
+    Returns:
+        (B, 1, size, size) float32; 1 where the image is visible, 0 where it is hidden.
+    """
+    visible = torch.rand(batch, 1, cells, cells, generator=generator) >= ratio
+    return functional.interpolate(visible.float().to(device), size=(size, size), mode="nearest")

@@ -1,0 +1,201 @@
+"""Media files through PyAV: opening what a user gave, decoding it, and its sound on the way into an mp4.
+
+`autolink.video` is built on this. Errors of ffmpeg become a `UserError` of one line here.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.stream import Disposition, Stream
+
+from autolink.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MP4_SOUND = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what mp4 takes and players expect in it
+_MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"udta", b"uuid", b"meta"}
+
+
+def existing_file(path: Path) -> Path:
+    """The path itself, if there is a file."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; expected a file")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the path")
+    return path
+
+
+@contextmanager
+def reported(path: Path, advice: str) -> Iterator[None]:
+    """Errors of ffmpeg and of the system about a file, as one line for the user."""
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as error:
+        raise UserError(f"{path}: {error.strerror}; {advice}") from error
+
+
+def open_media(path: Path) -> InputContainer:
+    """Opens a video or sound file to read from.
+
+    Raises:
+        UserError: no such file, of no kind that ffmpeg knows, or an mp4 that is cut off.
+    """
+    existing_file(path)
+    if _cut_off(path):
+        raise UserError(f"{path}: cut off, shorter than it says itself; copy or download it again")
+    with reported(path, "expected a video; if it is one, it is cut off or damaged: copy it again"):
+        container = av.open(f"file:{path}")  # "file:", else a colon in the name would make it a protocol
+    if container.format.name == "tty":  # ffmpeg draws texts
+        container.close()
+        raise UserError(f"{path}: a text file; expected a video")
+    return container
+
+
+def video_stream(container: InputContainer) -> Stream | None:
+    """The first video stream that is not the cover of a piece of music."""
+    shown = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next(shown, None)
+
+
+def decode(container: InputContainer, stream: Stream, path: Path) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    """Decoded frames of a stream; damaged packets are left out, and reported at the end."""
+    if stream.codec_context is None:  # ffmpeg has no decoder
+        return
+    if stream.type == "video":
+        stream.thread_type = "AUTO"
+    damaged = 0
+    with reported(path, "it is damaged: copy or download it again, or re-encode it"):
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                damaged += 1
+                continue
+            yield from frames
+    if damaged:
+        logger.warning("%s: %d damaged packet(s) of %s were skipped", path, damaged, stream.type)
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether a frame is shown transposed, and then mirrored in x and in y, by its display matrix."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()  # x' = ax + cy, y' = bx + dy
+    transposed = abs(b) > abs(a)
+    return transposed, (c if transposed else a) < 0, (b if transposed else d) < 0
+
+
+def upright(image: np.ndarray, transposed: bool, mirror_x: bool, mirror_y: bool) -> np.ndarray:
+    """The image as shown, see `orientation`."""
+    image = image.transpose(1, 0, 2) if transposed else image
+    image = image[:, ::-1] if mirror_x else image
+    image = image[::-1] if mirror_y else image
+    return np.ascontiguousarray(image)
+
+
+def remuxed(packets: Iterable[av.Packet], track: Stream) -> Iterator[av.Packet]:
+    """Packets of one file as packets of a track in another."""
+    for packet in packets:
+        if packet.dts is not None:  # not the empty one at the end of a stream
+            packet.stream = track
+            yield packet
+
+
+@dataclass(frozen=True)
+class Soundtrack:
+    """The sound of a file, and how it gets into an mp4."""
+
+    path: Path
+    start: Fraction  # when the file's first picture is shown, on the file's own clock
+    copy: bool  # packets as they are; else encoded as AAC
+
+    @classmethod
+    def of(cls, path: Path) -> Soundtrack | None:
+        """Looks at a file and tries which way works: now, rather than at the end of a long video.
+
+        Returns:
+            None if the file has no sound.
+
+        Raises:
+            UserError: neither way works.
+        """
+        with open_media(path) as container:
+            if not container.streams.audio:
+                return None
+            sound, pictures = container.streams.audio[0], video_stream(container)
+            codec = sound.codec_context.codec.canonical_name if sound.codec_context else "of an unknown kind"
+            first = next(decode(container, pictures, path), None) if pictures else None
+            start = Fraction(0) if first is None or first.pts is None else first.pts * first.time_base
+        for copy in (True, False) if codec in _MP4_SOUND else (False,):
+            soundtrack = cls(path, start, copy)
+            with suppress(av.error.FFmpegError, ValueError), open_media(path) as container:
+                with av.open(io.BytesIO(), "w", format="mp4") as output:
+                    packets = list(itertools.islice(soundtrack.packets(container, output, math.inf), 8))
+                    output.mux(packets)
+                if packets:
+                    return soundtrack
+        raise UserError(f"{path}: no way to use its sound ({codec}); convert it, or go without")
+
+    def packets(self, source: InputContainer, output: OutputContainer, end: float) -> Iterator[av.Packet]:
+        """Adds a track to `output` and returns packets for it, from the first picture up to `end` seconds."""
+        stream = source.streams.audio[0]
+        if self.copy:
+            track = output.add_stream_from_template(stream)
+            return remuxed(_between(source.demux(stream), self.start, end), track)
+        rates = av.Codec("aac", "w").audio_rates or [stream.rate]
+        track = output.add_stream("aac", rate=stream.rate if stream.rate in rates else 48_000)
+        track.codec_context.layout = "mono" if stream.channels == 1 else "stereo"
+        return _encoded(_between(decode(source, stream, self.path), self.start, end), track)
+
+
+def _between(
+    pieces: Iterable[av.Packet | av.AudioFrame], start: Fraction, end: float
+) -> Iterator[av.Packet | av.AudioFrame]:
+    """Packets or frames of sound moved by `-start`, without those that then are before 0 or after `end`."""
+    for piece in pieces:
+        if piece.pts is None:
+            continue
+        shift = round(start / piece.time_base)
+        time = (piece.pts - shift) * piece.time_base
+        if time >= end:
+            return
+        # One packet that ends at 0 stays: a decoder needs it to get going, and players leave it out.
+        if time + (piece.duration or 0) * piece.time_base < 0:
+            continue
+        piece.pts -= shift
+        if piece.dts is not None:
+            piece.dts -= shift
+        yield piece
+
+
+def _encoded(frames: Iterable[av.AudioFrame], track: Stream) -> Iterator[av.Packet]:
+    for frame in frames:
+        yield from track.encode(frame)
+    yield from track.encode(None)
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether an mp4 ends before its boxes do. A fragmented one (`.part`) may end anywhere."""
+    size, position = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            if kind not in _MP4_BOXES or length == 0 or (position == 0 and kind != b"ftyp"):
+                return False  # a fragment, another format, something appended; 0 is "up to the end"
+            position += int.from_bytes(header[8:], "big") if length == 1 else max(length, 8)
+    return position > size

@@ -1,0 +1,240 @@
+"""Learn keypoints and their graph from a folder of images: `accelerate launch -m autolink.train --data DIR`.
+
+The loss is one line (Eq. 6): reconstruct each image from its edge map and a fifth of its patches.
+
+Shapes: B batch, K keypoints, S image side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from autolink.data import open_data
+from autolink.errors import UserError, command
+from autolink.losses import Features, Norm, PerceptualLoss
+from autolink.masking import patch_mask
+from autolink.model import AutoLink, AutoLinkConfig
+from autolink.training import (
+    Ema,
+    RunLog,
+    RunOptions,
+    as_json,
+    endless_loader,
+    load_checkpoint,
+    logger,
+    require_finite,
+    save_checkpoint,
+    seeded_generator,
+    start,
+    to_network,
+)
+from autolink.visualize import edge_map_image, image_grid, overlay, to_uint8
+from autolink.weights import manifest, read_header
+
+HELD_OUT = 64
+"""Held-out images on which the loss is measured while training."""
+SHOWN = 8
+"""Held-out images in a picture."""
+
+
+@dataclass
+class Options(RunOptions):
+    """Train AutoLink. Defaults are the paper's recipe (Section 3.3)."""
+
+    data: str = tyro.MISSING
+    """A folder of images, a landmark set, a video or folder of videos, a benchmark's name, or `synthetic`."""
+    output: Path = Path("runs/autolink")
+    """Run folder: checkpoint, model, logs and pictures are written here."""
+    data_root: Path | None = None
+    """Where benchmarks are looked up by name; default $AUTOLINK_DATA."""
+    keypoints: int = 10
+    """Number of keypoints K."""
+    thickness: float = 5e-4
+    """σ² of the edges. The paper's general value is 5e-5; a thicker line learns more reliably with few keypoints."""
+    perceptual: Features = "vgg16"
+    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), pyramid (no weights, weaker)."""
+    loss_norm: Norm = "l1"
+    """Distance between features: l1 (official code) or l2 (Eq. 6 as printed)."""
+    loss_size: int | None = None
+    """Side to which images are resized for the loss; default 224 with vgg16 (official code), else unchanged."""
+    mask_ratio: float = 0.8
+    """Share of the patches that is hidden."""
+    mask_cells: int = 16
+    """Patches per side."""
+    learning_rate: float = 1e-4
+    """Adam's; the edge weights' is 512 times as much."""
+    fixed_alpha: bool = False
+    """Keep α of Eq. 5 at 1 (an ablation)."""
+
+    @property
+    def model_config(self) -> AutoLinkConfig:
+        """The model these options ask for."""
+        return AutoLinkConfig(self.keypoints, self.thickness, self.image_size, self.width, not self.fixed_alpha)
+
+
+def train(options: Options) -> Path:
+    """Train, and return the file of the trained model (`model.safetensors` in the run folder).
+
+    Raises:
+        UserError: If data, weights or options cannot be used.
+    """
+    accelerator = start(options)
+    device, rank = accelerator.device, accelerator.process_index
+    data = open_data(options.data, options.image_size, "train", options.data_root)
+    held_out = _first_images(open_data(options.data, options.image_size, "val", options.data_root), device)
+    loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
+    perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
+
+    model: nn.Module = AutoLink(options.model_config).to(memory_format=torch.channels_last)
+    if accelerator.num_processes > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ema = Ema(model.to(device))
+    optimizer = torch.optim.Adam(model.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
+
+    modules, optimizers = {"model": model, "ema": ema}, {"adam": optimizer}
+    step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
+    log = RunLog(accelerator, options.output, step)
+    batches = endless_loader(data, options, accelerator, step)
+    progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
+
+    while step < options.steps:
+        images = to_network(next(batches).image, device)
+        mask = patch_mask(
+            len(images),
+            options.image_size,
+            cells=options.mask_cells,
+            ratio=options.mask_ratio,
+            generator=seeded_generator(options.seed, step, rank, "mask"),
+            device=device,
+        )
+        model.train()
+        with accelerator.autocast():
+            loss = perceptual(model(images, mask).images, images)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        ema.update_parameters(accelerator.unwrap_model(model))
+        step += 1
+        progress.update()
+
+        last = step == options.steps
+        if step % options.log_every == 0 or last:
+            value = accelerator.reduce(loss.detach(), reduction="mean").item()
+            require_finite(value, step)
+            graph = accelerator.unwrap_model(model).graph.weights
+            alpha = accelerator.unwrap_model(model).decoder.alpha.item()
+            edges = {"edge_weight_max": graph.max().item(), "edge_weight_median": graph.median().item()}
+            log.numbers(step, {"loss": value, "alpha": alpha, **edges})
+            progress.set_postfix(loss=f"{value:.4f}")
+        if step % options.sample_every == 0 or last:
+            held_out_loss, picture = _examine(accelerator, ema.module, held_out, perceptual, options)
+            log.numbers(step, {"held_out_loss": held_out_loss})
+            log.picture(step, "reconstructions", picture)
+        if step % options.save_every == 0 or last:
+            save_checkpoint(accelerator, options.output, step, modules, optimizers)
+            if accelerator.is_main_process:
+                about = {"data": data.name, "steps": step, "torch": torch.__version__, "options": as_json(options)}
+                ema.module.save_pretrained(options.output, about)
+    progress.close()
+    log.close()
+    return options.output / "model.safetensors"
+
+
+def autolink_for(source: str | None, options: RunOptions, data: str, data_root: Path | None, **learner: Any) -> Path:
+    """The AutoLink that an application trains on: a file of weights.
+
+    In this order: `source` if given; one trained before in the application's run folder; the shipped one of the
+    data's name; else one is trained now, in `autolink/` of the run folder.
+
+    Args:
+        source: What the user gave as `--autolink`, or None.
+        options: The application's options; size, width, seed, precision and workers are taken over.
+        data: The application's data.
+        data_root: Where data are looked up by name.
+        **learner: Further fields of `Options` for the case that one must be trained.
+    """
+    if source is not None:
+        return Path(source)
+    learning = Options(
+        output=options.output / "autolink",
+        image_size=options.image_size,
+        width=options.width,
+        seed=options.seed,
+        mixed_precision=options.mixed_precision,
+        workers=options.workers,
+        data=data,
+        data_root=data_root,
+        **learner,
+    )
+    trained = learning.output / "model.safetensors"
+    if trained.is_file():
+        steps = read_header(trained)["metadata"]["steps"]
+        if steps >= learning.steps:
+            return trained
+        learning.resume = True
+    shipped = manifest().get(data)
+    if shipped is not None and shipped["task"] == AutoLink.task and not learning.resume:
+        logger.warning("no --autolink given: using the shipped '%s'", data)
+        return Path(data)
+    logger.warning("no --autolink given and none shipped for '%s': training one first, in %s", data, learning.output)
+    return train(learning)
+
+
+@torch.no_grad()
+def _examine(
+    accelerator: Accelerator, model: AutoLink, images: Tensor, perceptual: PerceptualLoss, options: Options
+) -> tuple[float, Tensor]:
+    """Loss of the averaged model on held-out images under fixed masks, and a picture of some of them.
+
+    The picture's columns: image | graph over it | edge map | masked image | reconstruction.
+    """
+    mask = patch_mask(
+        len(images),
+        options.image_size,
+        cells=options.mask_cells,
+        ratio=options.mask_ratio,
+        generator=seeded_generator(0, 0, 0, "held-out mask"),
+        device=images.device,
+    )
+    with accelerator.autocast():
+        made = model(images, mask)
+        loss = perceptual(made.images, images).item()
+    shown = slice(0, SHOWN)
+    originals = (images[shown] + 1) / 2
+    columns = [
+        to_uint8(originals),
+        overlay(originals, made.keypoints[shown], model.edge_weights),
+        to_uint8(edge_map_image(made.edge_map[shown])),
+        to_uint8((images[shown] * mask[shown] + 1) / 2),
+        to_uint8((made.images[shown] + 1) / 2),
+    ]
+    rows = torch.stack(columns, dim=1).flatten(0, 1)
+    return loss, image_grid(rows, columns=len(columns))
+
+
+def _first_images(data: torch.utils.data.Dataset, device: torch.device) -> Tensor:
+    """Up to `HELD_OUT` images spread evenly over a data set, in [−1, 1]."""
+    count = min(HELD_OUT, len(data))
+    if count == 0:
+        raise UserError("the held-out split of the data is empty; a data set needs at least two images")
+    picked = [data[i * len(data) // count].image for i in range(count)]
+    return to_network(torch.stack(picked), device)
+
+
+@command
+def main() -> None:
+    """Entry point of `python -m autolink.train`."""
+    train(tyro.cli(Options, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

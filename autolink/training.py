@@ -1,0 +1,330 @@
+"""What every training script shares: options, process set-up, exact data order, randomness, checkpoints, logs.
+
+A run is a pure function of its options: the batch of a step, its noise and its masks are computed from
+(seed, step, rank, stream), never from the state of a global generator. So a run that was interrupted and resumed
+equals one that was not, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from autolink.errors import UserError
+from autolink.visualize import save_png
+from autolink.weights import read_tensors, write_safetensors
+
+CHECKPOINT = "checkpoint.safetensors"
+logger = logging.getLogger("autolink")
+
+
+@dataclass
+class RunOptions:
+    """Options that every training command has."""
+
+    output: Path
+    """Run folder: checkpoint, model, logs and pictures are written here."""
+    steps: int = 20_000
+    """Training steps in all."""
+    batch_size: int = 64
+    """Images a step, over all devices together."""
+    image_size: int = 128
+    """Side of the square training images: 64, 128 or 256."""
+    width: float = 1.0
+    """Channel multiplier on the paper's networks; 0.25 is a good size for a CPU."""
+    seed: int = 0
+    """Seed of weights, data order, masks and noise."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """`auto` takes bf16 where the processor has units for it, else float32."""
+    resume: bool = False
+    """Go on from the checkpoint in the run folder."""
+    workers: int | None = None
+    """Processes that decode images; default: half of the cores, at most 8."""
+    log_every: int = 50
+    """Steps between lines in the logs."""
+    sample_every: int = 500
+    """Steps between pictures and held-out measurements."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+
+def start(options: RunOptions) -> Accelerator:
+    """Set up processes, precision, seeds and the run folder.
+
+    Raises:
+        UserError: If the options cannot work, or the run folder holds another run.
+    """
+    accelerator = Accelerator(
+        mixed_precision=_precision(options.mixed_precision), log_with="tensorboard", project_dir=options.output
+    )
+    if options.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"--batch-size {options.batch_size} cannot be shared evenly by {accelerator.num_processes} processes; "
+            f"take a multiple of {accelerator.num_processes}"
+        )
+    if options.image_size % 16:
+        raise UserError(f"--image-size {options.image_size} is not a multiple of 16; 64, 128 and 256 are usual")
+    has_checkpoint = (options.output / CHECKPOINT).is_file()
+    if options.resume and not has_checkpoint:
+        raise UserError(f"--resume: there is no {CHECKPOINT} in {options.output}; leave --resume out to start a run")
+    if has_checkpoint and not options.resume:
+        raise UserError(f"{options.output} already holds a run; add --resume to go on, or name another --output")
+    set_seed(options.seed)
+    if accelerator.is_main_process:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "config.json").write_text(json.dumps(as_json(options), indent=2) + "\n")
+    accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def _precision(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+
+
+def as_json(options: Any) -> dict[str, Any]:
+    """A dataclass of options as what JSON can hold."""
+    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
+
+
+def seeded_generator(seed: int, step: int, rank: int, stream: str) -> torch.Generator:
+    """A CPU generator for one use (`stream`) in one step of one process, independent of all others."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}/{stream}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class SeededBatches(Sampler[list[int]]):
+    """Endless batches of indices, shuffled anew each epoch; step n's batch depends on seed and n alone.
+
+    The global batch is the same however many processes share it; process `rank` gets its slice.
+
+    Args:
+        length: Number of samples.
+        batch_size: Global batch size, a multiple of `world`.
+        seed: Seed of the shuffling.
+        rank: This process.
+        world: Number of processes.
+        start_step: Step whose batch comes first.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, start_step: int = 0
+    ) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world, self.start_step = rank, world, start_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.world
+        first = self.start_step * self.batch_size + self.rank * share
+        epoch, order = -1, []
+        while True:
+            batch = []
+            for number in range(first, first + share):
+                if number // self.length != epoch:
+                    epoch = number // self.length
+                    shuffle = seeded_generator(self.seed, epoch, 0, "order")
+                    order = torch.randperm(self.length, generator=shuffle).tolist()
+                batch.append(order[number % self.length])
+            yield batch
+            first += self.batch_size
+
+
+def endless_loader(
+    data: Dataset, options: RunOptions, accelerator: Accelerator, step: int, batches: Sampler | None = None
+) -> Iterator[Any]:
+    """Batches of `data` from step `step` on; this process's share of each. `batches` replaces the usual sampler."""
+    if batches is None:
+        batches = SeededBatches(
+            len(data), options.batch_size, options.seed, accelerator.process_index, accelerator.num_processes, step
+        )
+    workers = options.workers if options.workers is not None else min(8, (os.cpu_count() or 2) // 2)
+    return iter(
+        DataLoader(
+            data,
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=accelerator.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+        )
+    )
+
+
+def to_network(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images (B, 3, H, W) to floats in [−1, 1] on the device, channels last."""
+    images = images.to(device, non_blocking=True)
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+class Ema(AveragedModel):
+    """Exponential moving average of a model's parameters and buffers; what is saved, sampled and measured.
+
+    Args:
+        model: The model to follow, before it is wrapped for several devices.
+        decay: Share kept at each step, reached after a ramp (1 + n)/(10 + n) so that early steps are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        def average(averages: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+            count = int(updates)
+            keep = min(decay, (1 + count) / (10 + count))
+            for mean, value in zip(averages, current):
+                if mean.is_floating_point():
+                    mean.lerp_(value.to(mean), 1 - keep)
+                else:
+                    mean.copy_(value)
+
+        super().__init__(model, multi_avg_fn=average, use_buffers=True)
+        self.requires_grad_(False)
+        self.eval()
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    output: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write all it takes to go on into one file, atomically; the main process writes, all wait.
+
+    Args:
+        accelerator: The run's accelerator.
+        output: Run folder.
+        step: Steps done.
+        modules: Name → module, wrapped or not.
+        optimizers: Name → optimiser.
+        extra: Anything else that JSON can hold.
+    """
+    if accelerator.is_main_process:
+        tensors: dict[str, Tensor] = {}
+        for name, module in modules.items():
+            for key, value in accelerator.unwrap_model(module).state_dict().items():
+                tensors[f"module/{name}/{key}"] = value.contiguous()
+        for name, optimizer in optimizers.items():
+            for parameter, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    tensors[f"optimizer/{name}/{parameter}/{key}"] = value.contiguous()
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        header = {"step": step, "scaler": scaler, "extra": dict(extra or {})}
+        write_safetensors(output / CHECKPOINT, tensors, {"run": json.dumps(header)})
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    accelerator: Accelerator,
+    output: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+) -> tuple[int, dict[str, Any]]:
+    """Restore what `save_checkpoint` wrote into the same modules and optimisers.
+
+    Returns:
+        Steps done, and `extra`.
+
+    Raises:
+        UserError: If the file is damaged or belongs to a run with other options.
+    """
+    path = output / CHECKPOINT
+    tensors = read_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["run"])
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    try:
+        for name, module in modules.items():
+            accelerator.unwrap_model(module).load_state_dict(under(f"module/{name}/"))
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in under(f"optimizer/{name}/").items():
+                parameter, entry = key.split("/")
+                state.setdefault(int(parameter), {})[entry] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            _restore_layout(optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} belongs to a run with other options than these; repeat the command that started it with --resume "
+            f"({str(error).splitlines()[-1].strip()})"
+        ) from error
+    if accelerator.scaler is not None and header["scaler"] is not None:
+        accelerator.scaler.load_state_dict(header["scaler"])
+    return header["step"], header["extra"]
+
+
+def _restore_layout(optimizer: Optimizer) -> None:
+    """Give moments their parameter's strides again: fused optimisers walk through memory, not through indices."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+class RunLog:
+    """Numbers to `log.jsonl` and TensorBoard, pictures to `samples/` and TensorBoard; main process only.
+
+    Args:
+        accelerator: The run's accelerator.
+        output: Run folder.
+        step: Steps done before; what an interrupted run logged beyond them is dropped.
+    """
+
+    def __init__(self, accelerator: Accelerator, output: Path, step: int) -> None:
+        self.accelerator, self.output = accelerator, output
+        self.path = output / "log.jsonl"
+        if accelerator.is_main_process:
+            lines = self.path.read_text().splitlines() if self.path.is_file() and step else []
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Record scalars of one step."""
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+        self.accelerator.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Finish the logs; another run may follow in this process."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        """Record a picture (3, H, W), uint8 or in [0, 1], as `samples/NAME-STEP.png`."""
+        if self.accelerator.is_main_process:
+            save_png(self.output / "samples" / f"{name}-{step:07d}.png", image)
+            board = self.accelerator.get_tracker("tensorboard").writer
+            board.add_image(name, image, step)
+
+
+def require_finite(value: float, step: int) -> None:
+    """Stop a run whose loss is no longer a number.
+
+    Raises:
+        UserError: Always when `value` is not finite.
+    """
+    if not torch.isfinite(torch.tensor(value)):
+        raise UserError(
+            f"the loss became {value} at step {step}; --resume goes on from the last checkpoint, with "
+            "--mixed-precision no or a larger --thickness if it happens again"
+        )

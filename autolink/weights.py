@@ -1,0 +1,192 @@
+"""Files that describe themselves: every model is one `.safetensors` with its configuration in the header.
+
+A model's *source* is, in this order, a file, a folder with one `.safetensors`, a name in `pretrained/`, or the id of
+a repository on the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autolink.errors import UserError
+
+FORMAT = "autolink/1"
+Model = TypeVar("Model", bound="PretrainedModel")
+
+
+class PretrainedModel(nn.Module):
+    """A module that is rebuilt from a dataclass: subclasses set `task` and `Config`, and build from `config` alone."""
+
+    task: ClassVar[str]
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.metadata: dict[str, Any] = {}
+
+    def save_pretrained(self, path: str | Path, metadata: Mapping[str, Any] | None = None, half: bool = False) -> Path:
+        """Write the weights with configuration, task and metadata into one file, atomically.
+
+        Args:
+            path: A file name ending in `.safetensors`, or a folder, in which `model.safetensors` is written.
+            metadata: Anything JSON can hold about how the weights came to be; the model's own metadata if None.
+            half: Store floating-point weights as float16, half the size.
+
+        Returns:
+            The file written.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            path = path / "model.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            name: (value.half() if half and value.is_floating_point() else value).contiguous()
+            for name, value in self.state_dict().items()
+        }
+        header = {
+            "format": FORMAT,
+            "task": self.task,
+            "config": json.dumps(asdict(self.config)),
+            "metadata": json.dumps(dict(self.metadata if metadata is None else metadata)),
+        }
+        write_safetensors(path, tensors, header)
+        return path
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
+        """Build the model a file describes and load its weights, as float32 and in eval mode.
+
+        Args:
+            source: A shipped name, a file, a folder, or a hub id.
+            device: Where the model goes.
+
+        Raises:
+            UserError: If there is no such model, the file is damaged, or holds a model for another task.
+        """
+        path = resolve(source)
+        header = read_header(path)
+        if header["task"] != cls.task:
+            raise UserError(f"{path} holds a model for '{header['task']}', but one for '{cls.task}' is needed here")
+        try:
+            model = cls(cls.Config(**header["config"]))
+            model.load_state_dict(read_tensors(path), strict=True)
+        except (TypeError, RuntimeError) as error:
+            raise UserError(f"{path} does not fit this version of autolink: {error}") from error
+        model.metadata = header["metadata"]
+        return model.to(device).eval()
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write `tensors` so that `path` is at every moment either the old file or the whole new one."""
+    part = path.with_name(path.name + ".part")
+    save_file({name: value.detach().cpu() for name, value in tensors.items()}, part, metadata=dict(header))
+    os.replace(part, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors` file, on the CPU; float16 comes back as float32."""
+    with _open(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a model file says of itself: `task`, `config` and `metadata`.
+
+    Raises:
+        UserError: If the file is not a whole `.safetensors` file, or not one written by this project.
+    """
+    with _open(Path(path)) as file:
+        header = file.metadata() or {}
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} was not written by autolink (no '{FORMAT}' in its header), so what it holds is unknown"
+        )
+    return {
+        "task": header["task"],
+        "config": json.loads(header["config"]),
+        "metadata": json.loads(header["metadata"]),
+    }
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable .safetensors file ({error}); download or copy it again") from error
+
+
+def pretrained_folder() -> Path:
+    """The folder of shipped weights, in the installed package or in the checkout."""
+    return Path(str(resources.files("autolink.pretrained")))
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """What is shipped: name → file, sha256, task and how it was made."""
+    return json.loads((pretrained_folder() / "manifest.json").read_text())
+
+
+def resolve(source: str | Path) -> Path:
+    """The file that a model's source names.
+
+    Raises:
+        UserError: If nothing is found, or a shipped file's checksum is wrong.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _only_model(path)
+    shipped = manifest().get(str(source))
+    if shipped is not None:
+        path = pretrained_folder() / shipped["file"]
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != shipped["sha256"]:
+            raise UserError(
+                f"{path} is missing or not the file that was shipped (sha256 differs); install autolink again"
+            )
+        return path
+    if not _looks_like_hub_id(str(source)):
+        raise UserError(
+            f"no model '{source}': it is neither a file, nor a folder, nor a shipped name ({', '.join(manifest())})"
+        )
+    return _from_hub(str(source))
+
+
+def _only_model(folder: Path) -> Path:
+    files = sorted(folder.glob("*.safetensors"))
+    preferred = folder / "model.safetensors"
+    if preferred in files or len(files) == 1:
+        return preferred if preferred in files else files[0]
+    raise UserError(f"{folder} holds {len(files)} .safetensors files; name the file, or call it model.safetensors")
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(".safetensors")
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"no model '{repository}': not on this machine, and the hub has no model.safetensors for it or "
+            f"cannot be reached ({type(error).__name__}); shipped names are {', '.join(manifest())}"
+        ) from error

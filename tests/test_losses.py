@@ -1,0 +1,97 @@
+"""Perceptual losses: what they measure, where their weights come from, what is said when they cannot be had."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from autolink import UserError
+from autolink.losses import PerceptualLoss
+
+
+@pytest.fixture
+def no_weights(monkeypatch, tmp_path):
+    """A machine without weights and without a network."""
+    monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _refuse)
+    (tmp_path / "weights").mkdir()
+    return tmp_path
+
+
+def _refuse(*args, **kwargs):
+    raise OSError("no network")
+
+
+def random_state(name):
+    """Weights in torchvision's names; of VGG16 without the 500 MB of its classifier."""
+    features = models.vgg16().features if name == "vgg16" else models.squeezenet1_1().features
+    return {f"features.{key}": value for key, value in features.state_dict().items()}
+
+
+@pytest.mark.parametrize("name, stages", [("vgg16", 4), ("squeezenet", 4)])
+def test_weights_come_from_a_folder_in_either_form(name, stages, no_weights):
+    folder = no_weights / "weights"
+    state = random_state(name)
+    original = {"vgg16": "vgg16-397923af.pth", "squeezenet": "squeezenet1_1-b8a52dc0.pth"}[name]
+    torch.save(state, folder / original)
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    from_pth = PerceptualLoss(name)
+    (folder / original).unlink()
+    tensors = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+    save_file(
+        tensors,
+        folder / {"vgg16": "vgg16_features.safetensors", "squeezenet": "squeezenet1_1_features.safetensors"}[name],
+    )
+    from_safetensors = PerceptualLoss(name)
+    assert len(from_pth.features(images)) == stages
+    assert torch.equal(from_pth(images, -images), from_safetensors(images, -images))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "squeezenet"])
+def test_missing_weights_are_one_line_that_says_what_to_do(name, no_weights):
+    with pytest.raises(UserError) as caught:
+        PerceptualLoss(name)
+    message = str(caught.value)
+    assert "\n" not in message and name in message and ".pth" in message
+    assert str(no_weights / "weights") in message and "--perceptual pyramid" in message
+
+
+def test_vgg16_taps_the_published_layers(no_weights):
+    torch.save(random_state("vgg16"), no_weights / "weights" / "vgg16-397923af.pth")
+    shapes = [tuple(f.shape[1:]) for f in PerceptualLoss("vgg16").features(torch.zeros(1, 3, 224, 224))]
+    assert shapes == [(64, 224, 224), (128, 112, 112), (256, 56, 56), (512, 28, 28)]
+
+
+def test_squeezenet_against_torchvision_itself(no_weights):
+    state = random_state("squeezenet")
+    torch.save(state, no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")
+    network = models.squeezenet1_1()
+    network.load_state_dict(state, strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = network.features.eval()((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    assert torch.allclose(PerceptualLoss("squeezenet").features(images * 2 - 1)[-1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_zero_on_equal_images_and_growing_with_distance(norm):
+    loss = PerceptualLoss("pyramid", norm)
+    target = torch.rand(2, 3, 32, 32) * 2 - 1
+    noise = torch.randn_like(target)
+    values = [loss(target + amount * noise, target).item() for amount in (0, 0.1, 0.3)]
+    assert values[0] == 0 and values[0] < values[1] < values[2]
+
+
+def test_gradient_reaches_the_prediction_only():
+    loss = PerceptualLoss("pyramid")
+    predicted, target = (torch.rand(1, 3, 32, 32, requires_grad=True) for _ in range(2))
+    loss(predicted, target).backward()
+    assert predicted.grad.abs().sum() > 0 and target.grad is None
+    assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_distance_is_float32_under_autocast():
+    loss = PerceptualLoss("pyramid")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)).dtype == torch.float32

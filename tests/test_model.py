@@ -1,0 +1,194 @@
+"""The learner's parts and the whole: sizes of Figure 8, gradients everywhere, self-describing files."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import autolink
+from autolink import AutoLink, AutoLinkConfig, UserError
+from autolink.decoder import InpaintingDecoder
+from autolink.detector import KeypointDetector, locate
+from autolink.geometry import to_pixels
+from autolink.layers import down
+from autolink.masking import patch_mask
+from autolink.weights import read_header
+
+
+def test_sizes_of_figure_8a():
+    detector = KeypointDetector(10)
+    shapes = []
+    for block in [*detector.encoder, detector.heatmaps]:
+        block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
+    detector(torch.zeros(2, 3, 128, 128))
+    assert shapes == [(64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (10, 32, 32)]
+
+
+def test_sizes_of_figure_8b():
+    decoder = InpaintingDecoder()
+    shapes = []
+    for block in [decoder.stem, *decoder.encoder, *decoder.decoder, decoder.to_image]:
+        block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
+    decoder(torch.zeros(2, 3, 128, 128), torch.zeros(2, 1, 128, 128))
+    down_path = [(64, 128, 128), (128, 128, 128), (256, 64, 64), (512, 32, 32), (512, 16, 16)]
+    up_path = [(512, 16, 16), (256, 32, 32), (128, 64, 64), (64, 128, 128), (3, 128, 128)]
+    assert shapes == down_path + up_path
+
+
+def test_down_is_bilinear_halving():
+    x = torch.rand(1, 2, 8, 12)
+    halved = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False)
+    assert torch.allclose(down(x), halved)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_every_parameter_learns_at_every_size(size):
+    model = AutoLink(AutoLinkConfig(keypoints=5, thickness=1e-2, image_size=size, width=0.125))
+    images = torch.rand(2, 3, size, size) * 2 - 1
+    made = model(images, patch_mask(2, size))
+    assert made.images.shape == images.shape and made.edge_map.shape == (2, 1, size, size)
+    (made.images - images).abs().mean().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def test_mask_hides_whole_cells_at_the_asked_ratio():
+    mask = patch_mask(200, 128, cells=16, ratio=0.8)
+    cells = mask.view(200, 16, 8, 16, 8)
+    assert (cells.amax((2, 4)) == cells.amin((2, 4))).all()
+    assert mask.mean().item() == pytest.approx(0.2, abs=0.01)
+    assert set(mask.unique().tolist()) == {0, 1}
+
+
+def test_mask_depends_on_its_generator_alone():
+    def draw():
+        return patch_mask(2, 64, generator=torch.Generator().manual_seed(3))
+
+    assert torch.equal(draw(), draw())
+    assert not torch.equal(draw(), patch_mask(2, 64, generator=torch.Generator().manual_seed(4)))
+
+
+def test_confidence_tells_one_peak_from_two():
+    heatmaps = torch.full((1, 3, 32, 32), -20.0)
+    heatmaps[0, 0, 10, 10] = 20  # certain
+    heatmaps[0, 1, 2, 16] = heatmaps[0, 1, 29, 16] = 20  # hesitates: the mean lies between, where nothing is
+    heatmaps[0, 2] = 0  # knows nothing
+    certain, torn, lost = locate(heatmaps).confidence[0].tolist()
+    assert certain > 0.99 and torn < 0.01 and 0 < lost < 0.1
+
+
+def test_detect_takes_tensors_and_pictures_of_any_size(tiny):
+    found = tiny.detect(torch.rand(3, 3, 64, 64))
+    assert found.xy.shape == (3, 4, 2) and found.confidence.shape == (3, 4)
+    pictures = [Image.new("L", (90, 50), 128), Image.new("RGB", (64, 64))]
+    assert tiny.detect(pictures).xy.shape == (2, 4, 2)
+    with pytest.raises(ValueError, match="floats"):
+        tiny.detect(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_detect_sees_the_centre_square_and_answers_in_the_whole_image(tiny):
+    wide = torch.rand(1, 3, 64, 100)
+    centre = tiny.detect(wide[..., 18:82]).xy
+    expected = to_pixels(centre, 64, 64) + torch.tensor([18.0, 0.0])
+    assert torch.allclose(to_pixels(tiny.detect(wide).xy, 64, 100), expected, atol=1e-3)
+
+
+def test_edge_map_is_differentiable_and_bounded_by_the_weights(tiny):
+    keypoints = tiny.detect(torch.rand(2, 3, 64, 64)).xy.requires_grad_()
+    edge_map = tiny.edge_map(keypoints, size=(32, 48))
+    assert edge_map.shape == (2, 1, 32, 48) and edge_map.min() >= 0 and edge_map.max() <= tiny.edge_weights.max()
+    assert torch.autograd.grad(edge_map.sum(), keypoints)[0].abs().sum() > 0
+
+
+def test_file_round_trip(tiny, tmp_path):
+    path = tiny.save_pretrained(tmp_path / "m.safetensors", {"steps": 3})
+    again = autolink.load(path)
+    images = torch.rand(2, 3, 64, 64)
+    assert again.config == tiny.config and again.metadata == {"steps": 3} and not again.training
+    assert torch.equal(again.detect(images).xy, tiny.detect(images).xy)
+    assert read_header(path) == {"task": "autolink", "config": vars(tiny.config), "metadata": {"steps": 3}}
+
+
+def test_half_precision_file_is_half_the_size_and_nearly_the_same(tiny, tmp_path):
+    full = tiny.save_pretrained(tmp_path / "full.safetensors")
+    half = tiny.save_pretrained(tmp_path / "half.safetensors", half=True)
+    assert half.stat().st_size < 0.55 * full.stat().st_size
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(autolink.load(half).detect(images).xy, tiny.detect(images).xy, atol=1e-2)
+
+
+def test_a_folder_with_one_model_is_a_source(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "run")
+    assert autolink.load(tmp_path / "run").config == tiny.config
+
+
+def _garbage(path, file):
+    path.write_bytes(b"not a model")
+
+
+def _truncated(path, file):
+    path.write_bytes(file.read_bytes()[:-1000])
+
+
+def _foreign(path, file):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, path)
+
+
+def _other_task(path, file):
+    from safetensors.torch import save_file
+
+    header = {"format": "autolink/1", "task": "gan", "config": json.dumps({}), "metadata": "{}"}
+    save_file({"x": torch.zeros(1)}, path, metadata=header)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (_garbage, "not a readable"),
+        (_truncated, "not a readable"),
+        (_foreign, "not written by autolink"),
+        (_other_task, "'gan'"),
+    ],
+)
+def test_unusable_files_are_named_in_one_line(damage, message, tiny_file, tmp_path):
+    bad = tmp_path / "bad.safetensors"
+    damage(bad, tiny_file)
+    with pytest.raises(UserError, match=message) as caught:
+        autolink.load(bad)
+    assert "bad.safetensors" in str(caught.value)
+
+
+def test_unknown_names_list_what_there_is(tmp_path):
+    with pytest.raises(UserError, match="neither a file, nor a folder, nor a shipped name"):
+        autolink.load("no-such-model")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds 0 \.safetensors files"):
+        autolink.load(tmp_path / "empty")
+
+
+def test_shipped_files_are_checked(monkeypatch, tmp_path, tiny):
+    from autolink import weights
+
+    file = tiny.save_pretrained(tmp_path / "tiny.safetensors")
+    entry = {"file": file.name, "sha256": "0" * 64, "task": "autolink"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"tiny": entry}))
+    monkeypatch.setattr(weights, "pretrained_folder", lambda: tmp_path)
+    with pytest.raises(UserError, match="sha256 differs"):
+        autolink.load("tiny")
+
+
+def test_hub_ids_go_through_the_hub(monkeypatch, tiny_file):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        return str(tiny_file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert autolink.load("someone/keypoints").config.keypoints == 4
+    assert asked == [("someone/keypoints", "model.safetensors")]

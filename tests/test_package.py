@@ -1,0 +1,55 @@
+"""What a user installs: a wheel that brings `autolink` and `autolink_apps`, the shipped weights, and nothing else."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_wheel_holds_two_packages_and_the_weights(tmp_path):
+    source = tmp_path / "source"
+    for folder in ("autolink", "apps", "pretrained"):
+        shutil.copytree(ROOT / folder, source / folder)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"autolink", "autolink_apps"}
+    for module in ["autolink/data/folder.py", "autolink/rasterize/thrifty.py", "autolink_apps/gan/train.py"]:
+        assert module in names
+    shipped = json.loads((ROOT / "pretrained" / "manifest.json").read_text())
+    for entry in shipped.values():
+        assert f"autolink/pretrained/{entry['file']}" in names
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, in full."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module or "")
+    return found
+
+
+def test_rooms_import_only_rooms_below_them():
+    core = {name for path in (ROOT / "autolink").rglob("*.py") for name in imports(path)}
+    assert not [name for name in core if name.startswith(("apps", "autolink_apps"))]
+    for app, other in [("gan", "pose_transfer"), ("pose_transfer", "gan")]:
+        used = {name for path in (ROOT / "apps" / app).rglob("*.py") for name in imports(path)}
+        assert not [name for name in used if other in name]
+    ground = {"geometry", "masking", "layers", "errors"}
+    for module in ground:
+        own = {
+            name.split(".")[1] for name in imports(ROOT / "autolink" / f"{module}.py") if name.startswith("autolink.")
+        }
+        assert own <= ground

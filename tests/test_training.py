@@ -1,0 +1,167 @@
+"""Training: exact data order, exact resume, several processes, and what is said when it cannot start."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from autolink import UserError, load
+from autolink.train import Options, autolink_for, train
+from autolink.training import Ema, SeededBatches, seeded_generator
+from autolink.weights import read_tensors
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        blobs = Image.fromarray(rng.integers(0, 255, (5, 5, 3), dtype=np.uint8))
+        blobs.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"{i:02}.png")
+    return folder
+
+
+def options(images: Path, output: Path, **changes) -> Options:
+    settings = {
+        **dict(data=str(images), output=output, steps=6, batch_size=4, image_size=32, width=0.125, workers=0),
+        **dict(keypoints=3, thickness=1e-2, perceptual="pyramid", mixed_precision="no"),
+        **dict(log_every=2, sample_every=3, save_every=3),
+    }
+    return Options(**{**settings, **changes})
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    def take(start, count, rank=0, world=1, seed=1):
+        return [batch for batch, _ in zip(SeededBatches(10, 4, seed, rank, world, start), range(count))]
+
+    run = take(0, 7)
+    assert take(3, 4) == run[3:]
+    assert [a + b for a, b in zip(take(0, 7, 0, 2), take(0, 7, 1, 2))] == run  # two processes share the same batches
+    flat = [index for batch in run for index in batch]
+    assert sorted(flat[:10]) == sorted(flat[10:20]) == list(range(10)) and flat[:10] != flat[10:20]
+    assert take(0, 7, seed=2) != run
+
+
+def test_streams_of_randomness_are_apart():
+    draws = {
+        torch.rand(1, generator=seeded_generator(*key)).item()
+        for key in [(0, 0, 0, "a"), (1, 0, 0, "a"), (0, 1, 0, "a"), (0, 0, 1, "a"), (0, 0, 0, "b")]
+    }
+    assert len(draws) == 5
+
+
+def test_ema_forgets_its_start_and_averages_buffers():
+    model = torch.nn.BatchNorm1d(1)
+    ema = Ema(model, decay=0.9)
+    for value in range(100):
+        model.weight.data.fill_(value)
+        model.running_mean.fill_(value)
+        ema.update_parameters(model)
+    assert ema.module.weight.item() == pytest.approx(90, abs=1.5)  # a steady ramp lags by 1/(1 − decay)
+    assert ema.module.running_mean.item() == pytest.approx(ema.module.weight.item())
+
+
+def test_a_resumed_run_equals_an_unbroken_one(images, tmp_path):
+    unbroken = train(options(images, tmp_path / "a"))
+    train(options(images, tmp_path / "b", steps=3))
+    resumed = train(options(images, tmp_path / "b", resume=True))
+    first, second = load_file(unbroken), load_file(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    state = [read_tensors(tmp_path / run / "checkpoint.safetensors") for run in "ab"]
+    assert state[0].keys() == state[1].keys() and any(key.startswith("optimizer/") for key in state[0])
+    assert all(torch.equal(state[0][key], state[1][key]) for key in state[0])
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in "ab"]
+    assert json.loads(logs[0][-1]) == json.loads(logs[1][-1])
+
+
+def test_a_run_leaves_all_that_was_promised(images, tmp_path):
+    path = train(options(images, tmp_path / "run"))
+    model = load(path)
+    assert model.config.keypoints == 3
+    assert model.metadata["steps"] == 6 and model.metadata["options"]["perceptual"] == "pyramid"
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
+        "reconstructions-0000003.png",
+        "reconstructions-0000006.png",
+    ]
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 3, 4, 6, 6]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_lowers_the_loss(images, tmp_path, precision):
+    train(options(images, tmp_path / "run", steps=60, learning_rate=3e-3, mixed_precision=precision, log_every=10))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_mistakes_are_named(images, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        train(options(images, tmp_path / "none", resume=True))
+    train(options(images, tmp_path / "run", steps=3))
+    with pytest.raises(UserError, match="already holds a run"):
+        train(options(images, tmp_path / "run"))
+    with pytest.raises(UserError, match="other options"):
+        train(options(images, tmp_path / "run", keypoints=5, resume=True))
+    with pytest.raises(UserError, match="multiple of 16"):
+        train(options(images, tmp_path / "odd", image_size=50))
+
+
+def test_an_application_trains_the_learner_it_lacks_once(images, tmp_path):
+    application = options(images, tmp_path / "app")
+    learner = dict(keypoints=3, perceptual="pyramid", steps=3, batch_size=4, save_every=3)
+    first = autolink_for(None, application, str(images), None, **learner)
+    assert load(first).config.image_size == 32
+    written = first.stat().st_mtime_ns
+    assert autolink_for(None, application, str(images), None, **learner) == first
+    assert first.stat().st_mtime_ns == written
+    assert autolink_for("given", application, str(images), None) == Path("given")
+
+
+def test_two_processes_learn_the_same_weights(images, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import json, sys, torch\n"
+        "from pathlib import Path\n"
+        "from accelerate import PartialState\n"
+        "from accelerate.utils import gather_object\n"
+        "from autolink import train as module\n"
+        "from autolink.train import Options, train\n"
+        "kept = {}\n"
+        "save = module.save_checkpoint\n"
+        "def spy(accelerator, output, step, modules, optimizers):\n"
+        "    kept.update(accelerator.unwrap_model(modules['model']).named_parameters())\n"
+        "    save(accelerator, output, step, modules, optimizers)\n"
+        "module.save_checkpoint = spy\n"
+        "settings = json.loads(sys.argv[1])\n"
+        "train(Options(**{**settings, 'output': Path(settings['output'])}))\n"
+        "state = PartialState()\n"
+        "sums = gather_object([[float(p.double().sum()) for p in kept.values()]])\n"
+        "if state.is_main_process:\n"
+        "    print(json.dumps({'num_processes': state.num_processes, 'sums': sums}))\n"
+    )
+    settings = json.dumps(vars(options(images, tmp_path / "run")), default=str)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+        settings,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["num_processes"] == 2
+    assert report["sums"][0] == report["sums"][1]
