@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml
 install: $(VENV)/installed
 
 demo: install
-	$(BIN)/python -m autolink.demo --output demo
+	$(BIN)/python -m autolink_apps.demo
 
 test: install
 	$(BIN)/python -m pytest

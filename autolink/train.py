@@ -88,8 +88,10 @@ def train(options: Options) -> Path:
     """
     accelerator = start(options)
     device, rank = accelerator.device, accelerator.process_index
-    data = open_data(options.data, options.image_size, "train", options.data_root)
-    held_out = _first_images(open_data(options.data, options.image_size, "val", options.data_root), device)
+    with accelerator.local_main_process_first():  # videos are decoded into a cache once
+        data = open_data(options.data, options.image_size, "train", options.data_root)
+        held_out = open_data(options.data, options.image_size, "val", options.data_root)
+    held_out = _first_images(held_out, device)
     loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
 

@@ -104,7 +104,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a model file says of itself: `task`, `config` and `metadata`.
+    """What a model file says of itself: `format`, `task`, `config` and `metadata`.
 
     Raises:
         UserError: If the file is not a whole `.safetensors` file, or not one written by this project.
@@ -116,6 +116,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} was not written by autolink (no '{FORMAT}' in its header), so what it holds is unknown"
         )
     return {
+        "format": header["format"],
         "task": header["task"],
         "config": json.loads(header["config"]),
         "metadata": json.loads(header["metadata"]),

@@ -89,10 +89,11 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch() -> None:
     torch.testing.assert_close(discriminator(images)[2:3], discriminator(images[2:3]), rtol=1e-9, atol=1e-9)
 
 
-def test_fused_conv_down_is_conv_then_down() -> None:
-    layer = ConvDown(3, 5).double()
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_fused_conv_down_is_conv_then_down(kernel_size: int) -> None:
+    layer = ConvDown(3, 5, kernel_size).double()
     x = torch.randn(2, 3, 12, 8, dtype=torch.float64)
-    expected = down(functional.conv2d(x, layer.weight, layer.bias, padding=1))
+    expected = down(functional.conv2d(x, layer.weight, layer.bias, padding=kernel_size // 2))
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 

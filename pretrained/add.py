@@ -1,0 +1,84 @@
+"""Put a trained model among the shipped ones: `python -m autolink.pretrained.add NAME FILE --metric '{"…": …}'`.
+
+Stores the weights as float16 and records in `manifest.json` what the file says of its own making.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from autolink.errors import UserError, command
+from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_safetensors
+
+LIMIT = 20_000_000
+"""Bytes that one shipped file may have."""
+
+
+@dataclass
+class Options:
+    """Ship a model."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """What users will call it."""
+    file: Annotated[Path, tyro.conf.Positional]
+    """`model.safetensors` of a run."""
+    terms: str
+    """Terms of the data it was trained on."""
+    hardware: str
+    """What it was trained on, and for how long."""
+    metric: str = "{}"
+    """What was measured on held-out data, as a JSON object."""
+
+
+def add(options: Options) -> dict[str, Any]:
+    """Copy the model into `pretrained/` and return its entry of the manifest.
+
+    Raises:
+        UserError: If the file is not a model, or is too large to ship.
+    """
+    header = read_header(options.file)
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in read_tensors(options.file).items()}
+    path = pretrained_folder() / f"{options.name}.safetensors"
+    about = {key: json.dumps(header[key]) for key in ("config", "metadata")}
+    write_safetensors(path, tensors, {"format": header["format"], "task": header["task"], **about})
+    if path.stat().st_size > LIMIT:
+        path.unlink()
+        raise UserError(f"{options.file} takes more than {LIMIT // 10**6} MB as float16; train with a smaller --width")
+    made = header["metadata"]
+    entry = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "task": header["task"],
+        "data": made["data"],
+        "terms": options.terms,
+        "steps": made["steps"],
+        "options": made["options"],
+        "commit": _commit(),
+        "hardware": options.hardware,
+        "metric": json.loads(options.metric),
+    }
+    entries = {**manifest(), options.name: entry}
+    (pretrained_folder() / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n")
+    return entry
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=pretrained_folder(), capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+@command
+def main() -> None:
+    """Entry point of `python -m autolink.pretrained.add`."""
+    print(json.dumps(add(tyro.cli(Options, description=__doc__)), indent=2))
+
+
+if __name__ == "__main__":
+    main()
