@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,9 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for number in range(20):
         pixels = np.random.default_rng(number).integers(0, 255, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(
-            folder / f"image{number:02d}.png"
-        )
+        Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"image{number:02d}.png")
     return folder
 
 
@@ -86,9 +85,7 @@ def test_modulation_is_the_grouped_convolution() -> None:
     kernels = weight * style[:, None, :, None, None]  # (B, D, C, k, k)
     kernels = kernels / (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
     grouped = functional.conv2d(x.flatten(0, 1)[None], kernels.flatten(0, 1), padding=1, groups=3)
-    torch.testing.assert_close(
-        modulated_conv(x, weight, style), grouped.view(3, 7, 5, 6), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(modulated_conv(x, weight, style), grouped.view(3, 7, 5, 6), atol=1e-5, rtol=1e-5)
 
 
 def test_modulation_ignores_the_scale_of_a_style_and_survives_half_precision() -> None:
@@ -191,9 +188,7 @@ def test_cutout_hides_half_the_side() -> None:
 
 
 def test_edge_map_moves_with_its_image_and_keeps_its_values() -> None:
-    images = (
-        torch.rand(8, 3, 32, 32) + 10
-    )  # bright everywhere, so that zeros are what was shifted in or hidden
+    images = torch.rand(8, 3, 32, 32) + 10  # bright everywhere, so that zeros are what was shifted in or hidden
     changed = augment(torch.cat([images, torch.ones(8, 1, 32, 32)], dim=1), torch.Generator().manual_seed(0))
     assert torch.equal((changed[:, :3] == 0).all(1), changed[:, 3] == 0)
     assert set(changed[:, 3].unique().tolist()) == {0.0, 1.0}
@@ -221,27 +216,18 @@ def test_resumed_run_equals_an_unbroken_one(images: Path, autolink_file: Path, t
     before = read_tensors(whole.output / "checkpoint.safetensors")
     assert {name.split("/")[1] for name in before} == {"generator", "discriminator", "ema"}
     assert len(list((broken.output / "samples").glob("samples-*.png"))) == 2
-    logs = [
-        [json.loads(line) for line in (r.output / "log.jsonl").read_text().splitlines()]
-        for r in (whole, broken)
-    ]
+    logs = [[json.loads(line) for line in (r.output / "log.jsonl").read_text().splitlines()] for r in (whole, broken)]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     assert logs[0][-2]["loss_generator"] == logs[1][-2]["loss_generator"]
     assert logs[0][-1].keys() == {"step", "pose_error", "pose_error_chance"}
 
 
-def test_model_file_holds_the_average_and_poses_of_the_data(
-    images: Path, autolink_file: Path, tmp_path: Path
-) -> None:
-    gan = ConditionalGAN.from_pretrained(
-        training.train(options_for(images, autolink_file, tmp_path, steps=2))
-    )
+def test_model_file_holds_the_average_and_poses_of_the_data(images: Path, autolink_file: Path, tmp_path: Path) -> None:
+    gan = ConditionalGAN.from_pretrained(training.train(options_for(images, autolink_file, tmp_path, steps=2)))
     checkpoint = read_tensors(tmp_path / "checkpoint.safetensors")
     for name, tensor in gan.generator.state_dict().items():
         assert torch.equal(tensor, checkpoint[f"module/ema/module.{name}"]), name
-    different = [
-        n for n, t in gan.generator.state_dict().items() if not t.equal(checkpoint[f"module/generator/{n}"])
-    ]
+    different = [n for n, t in gan.generator.state_dict().items() if not t.equal(checkpoint[f"module/generator/{n}"])]
     assert different
     assert len(gan.poses) == 18  # of 20 images two are held out
     assert gan.poses.std(0).max() > 0
@@ -251,9 +237,7 @@ def test_model_file_holds_the_average_and_poses_of_the_data(
     assert gan.metadata["steps"] == 2 and gan.metadata["options"]["image_size"] == 32
 
 
-def test_unconditional_bf16_run_without_augmentation(
-    images: Path, autolink_file: Path, tmp_path: Path
-) -> None:
+def test_unconditional_bf16_run_without_augmentation(images: Path, autolink_file: Path, tmp_path: Path) -> None:
     changes = {"discriminator": "unconditional", "augment": "none", "mixed_precision": "bf16", "steps": 3}
     training.train(options_for(images, autolink_file, tmp_path, **changes))
     tensors = read_tensors(tmp_path / "checkpoint.safetensors")
@@ -270,19 +254,19 @@ from accelerate import Accelerator
 from autolink.adversarial import Discriminator, discriminator_loss, r1_penalty
 from autolink_apps.gan import train as training
 
-def gradients(model, images, full):
+def loss_of(discriminator, images):
     real, fake = images.clone().requires_grad_(), images.flip(-1)
-    real_logits, fake_logits = full(torch.cat([real, fake]), full_precision=True).chunk(2)
-    return discriminator_loss(real_logits, fake_logits) + 8 * r1_penalty(real_logits, real)
+    real_logits = discriminator(real, full_precision=True)
+    return discriminator_loss(real_logits, discriminator(fake)) + 8 * r1_penalty(real_logits, real)
 
 def check_r1_is_averaged(accelerator):
     torch.manual_seed(0)
     images, alone = torch.randn(4, 3, 32, 32), Discriminator(32, 0.1)
     shared = accelerator.prepare(Discriminator(32, 0.1))
     accelerator.unwrap_model(shared).load_state_dict(alone.state_dict())
-    gradients(alone, images, alone).backward()
+    loss_of(alone, images).backward()
     half = images.chunk(2)[accelerator.process_index]
-    accelerator.backward(gradients(shared, half, shared))
+    accelerator.backward(loss_of(shared, half))
     for one, two in zip(alone.parameters(), accelerator.unwrap_model(shared).parameters()):
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5)
 
@@ -322,11 +306,16 @@ def test_two_processes_keep_equal_weights(images: Path, tmp_path: Path) -> None:
     script.write_text(TWO_PROCESSES.replace("OPTIONS", repr([*command_line, "--mixed-precision", "no"])))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, str(script)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "training one first" in done.stderr
+    with subprocess.Popen(
+        [*launch, str(script)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as launched:
+        try:
+            _, printed = launched.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(launched.pid, signal.SIGKILL)  # with its two processes, which would wait for ever
+            raise
+    assert launched.returncode == 0, printed[-4000:]
+    assert "training one first" in printed
     assert {path.name for path in (tmp_path / "run").glob("equal-*")} == {"equal-0", "equal-1"}
     assert ConditionalGAN.from_pretrained(tmp_path / "run/model.safetensors").metadata["steps"] == 4
     assert (tmp_path / "run/autolink/model.safetensors").is_file()
@@ -372,9 +361,7 @@ def test_sampler_writes_every_pose_with_every_appearance(
 def test_sampler_takes_poses_of_the_model_without_any_given(
     monkeypatch: pytest.MonkeyPatch, gan_file: Path, tmp_path: Path
 ) -> None:
-    assert (
-        run_sampler(monkeypatch, "--model", gan_file, "--output", tmp_path, "--count", 4, "--columns", 2) == 0
-    )
+    assert run_sampler(monkeypatch, "--model", gan_file, "--output", tmp_path, "--count", 4, "--columns", 2) == 0
     assert len(list(tmp_path.glob("pose-*_*.png"))) == 8
 
 
@@ -383,9 +370,7 @@ def test_sampler_keeps_files_of_one_name_apart() -> None:
     assert sampling.unique_names(files) == ["x-1", "x-2", "y"]
 
 
-@pytest.mark.parametrize(
-    "what", ["missing pose", "text", "empty folder", "damaged", "no model", "other task"]
-)
+@pytest.mark.parametrize("what", ["missing pose", "text", "empty folder", "damaged", "no model", "other task"])
 def test_wrong_input_is_one_line(
     what: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -400,13 +385,9 @@ def test_wrong_input_is_one_line(
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "damaged.safetensors").write_bytes(gan_file.read_bytes()[:-1000])
     if what in ("missing pose", "text", "empty folder"):
-        pose = {"missing pose": tmp_path / "none.png", "text": tmp_path / "text.png"}.get(
-            what, tmp_path / "empty"
-        )
+        pose = {"missing pose": tmp_path / "none.png", "text": tmp_path / "text.png"}.get(what, tmp_path / "empty")
     else:
-        model = {"damaged": tmp_path / "damaged.safetensors", "other task": autolink_file}.get(
-            what, "no-such-gan"
-        )
+        model = {"damaged": tmp_path / "damaged.safetensors", "other task": autolink_file}.get(what, "no-such-gan")
     arguments = ["--model", model, "--pose", pose, "--output", tmp_path / "out"]
     assert run_sampler(monkeypatch, *arguments) == 2
     printed = capsys.readouterr().err

@@ -70,8 +70,8 @@ class Options(RunOptions):
     """Training steps in all."""
     batch_size: int = 32
     """Images a step, over all devices together."""
-    learning_rate: float = 1e-3
-    """Adam's, for generator and discriminator."""
+    learning_rate: float = 3e-4
+    """Adam's, for generator and discriminator; StyleGAN2's 2e-3 belongs to its equalised learning rates."""
     r1_gamma: float = 1.0
     """Weight γ of the R1 penalty, γ/2 · |∇D|². More on few or large images, less on many."""
     r1_every: int = 16
@@ -128,17 +128,18 @@ def train(options: Options) -> Path:
 
     while step < options.steps:
         real = to_network(next(batches).image, device)
-        edge_maps = gan.condition(gan.autolink.detect((real + 1) / 2).xy)
+        with accelerator.autocast():
+            poses = gan.autolink.detect((real + 1) / 2).xy
+        edge_maps = gan.condition(poses)
         draws = seeded_generator(options.seed, step, rank, "gan")
         z = torch.randn(len(real), NOISE_SIZE, generator=draws)
         fake = generator(edge_maps, z.to(device))
 
-        # Discriminator. Real and generated images go through in one pass and R1 is part of its backward, so
-        # that DistributedDataParallel sees one forward and one backward (see `r1_penalty`).
+        # Discriminator. R1 is part of the one backward pass, for DistributedDataParallel's sake (see `r1_penalty`).
         penalised = step % options.r1_every == 0
         real.requires_grad_(penalised)
-        both = to_judge(torch.cat([real, fake.detach()]), edge_maps.repeat(2, 1, 1, 1), draws, options)
-        real_logits, fake_logits = discriminator(both, full_precision=penalised).chunk(2)
+        real_logits = discriminator(to_judge(real, edge_maps, draws, options), full_precision=penalised)
+        fake_logits = discriminator(to_judge(fake.detach(), edge_maps, draws, options))
         loss = discriminator_loss(real_logits, fake_logits)
         values["loss_discriminator"] = loss.detach()
         if penalised:
@@ -172,8 +173,8 @@ def train(options: Options) -> Path:
         if accelerator.is_main_process and (step % options.sample_every == 0 or last):
             gan.update_w_average()
             log.numbers(step, pose_consistency(gan, held_out_poses))
-            poses, z = held_out_poses[:SHOWN], fixed_noise(SHOWN, device)
-            log.picture(step, "samples", labelled_grid(gan, poses, z))
+            shown = labelled_grid(gan, held_out_poses[:SHOWN], fixed_noise(SHOWN, device))
+            log.picture(step, "samples", shown)
         if step % options.save_every == 0 or last:
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
             if accelerator.is_main_process:

@@ -1,8 +1,8 @@
 """Image files as a data set: any folder of images, nested, of mixed sizes and kinds.
 
 Splits. A folder with `train/` and `val/` (or `valid/`, `validation/`, `test/`) is split by those. Any other
-folder is split here: a tenth of the files is held out as "val", the same files on every machine (by a hash of
-their names), and "train" is the rest.
+folder is split here: a tenth of the files, or of the clips if there are ten or more, is held out as "val", the
+same on every machine (by a hash of their names), and "train" is the rest.
 
 Clips. Images in one folder whose names differ only in trailing digits (`walk_001.png`, `walk_002.png`) are
 one clip, `walk`; if a name has no such siblings, its sub-folder is the clip, and directly in the root its
@@ -28,6 +28,8 @@ from autolink.data.sample import Sample
 from autolink.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+ENOUGH_CLIPS = 10
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -113,7 +115,11 @@ def open_folder(root: Path, image_size: int, split: str = "train", name: str | N
     clips = clips_by_name(files)
     kept = keep_readable(root, files)
     if not given:
-        kept = one_side(root, kept, files, split)
+        # Enough clips are held out as wholes: frames of one clip on both sides would be nearly the same images, and
+        # what learns from pairs needs two frames of a clip on each.
+        whole = len(set(clips)) >= ENOUGH_CLIPS
+        units = [clip or file for clip, file in zip(clips, files, strict=True)] if whole else files
+        kept = one_side(root, kept, units, split)
     return ImageFiles(
         name or root.resolve().name,
         root,
@@ -146,9 +152,7 @@ def split_files(root: Path, split: str, suffixes: frozenset[str] = IMAGE_SUFFIXE
         UserError: no folder, or no such file in it.
     """
     if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder" if not root.exists() else f"{root}: is a file, not a folder"
-        )
+        raise UserError(f"{root}: no such folder" if not root.exists() else f"{root}: is a file, not a folder")
     folder = split_folder(root, split)
     files = list_files(root, folder or root, suffixes)
     if not files:
@@ -248,9 +252,7 @@ def clips_by_name(files: Sequence[str]) -> list[str]:
     """The clip of each file, guessed from its name and folder (see the module's text)."""
     families = [_family(file) for file in files]
     shared = Counter(families)
-    return [
-        family if shared[family] > 1 else _folder(file) for file, family in zip(files, families, strict=True)
-    ]
+    return [family if shared[family] > 1 else _folder(file) for file, family in zip(files, families, strict=True)]
 
 
 def _folder(file: str) -> str:

@@ -1,0 +1,64 @@
+"""Every shipped model: its checksum, its size, its record, and what it answers to a fixed input.
+
+`python tests/test_pretrained.py` stores the answers anew; do that when a model is added or replaced.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from autolink import AutoLink
+from autolink.data import open_data
+from autolink.weights import manifest, pretrained_folder, resolve
+from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
+from autolink_apps.pose_transfer.model import PoseTransfer
+
+ANSWERS = Path(__file__).with_name("pretrained_answers.json")
+
+
+def pictures(size: int) -> torch.Tensor:
+    """Two synthetic figures (2, 3, size, size) in [0, 1]: the same on every machine."""
+    data = open_data("synthetic", size, "val")
+    return torch.stack([data[index].image for index in (0, 9)]) / 255
+
+
+def answer(name: str) -> list[float]:
+    """A few numbers that depend on every weight of a shipped model."""
+    task = manifest()[name]["task"]
+    if task == "autolink":
+        model = AutoLink.from_pretrained(name)
+        found = model.detect(pictures(model.config.image_size))
+        made = torch.cat([found.xy.flatten()[:8], model.edge_weights.topk(3).values])
+    elif task == "gan":
+        gan = ConditionalGAN.from_pretrained(name)
+        z = torch.linspace(-2, 2, 2 * NOISE_SIZE).sin().view(2, NOISE_SIZE)
+        made = gan.sample(gan.poses[:2], z).mean((2, 3)).flatten()
+    else:
+        transfer = PoseTransfer.from_pretrained(name)
+        images = pictures(transfer.config.image_size)
+        poses = transfer.autolink.detect(images).xy
+        with torch.no_grad():
+            made = transfer.transfer(images, poses, poses.flip(0)).mean((2, 3)).flatten()
+    return [round(value, 4) for value in made.tolist()]
+
+
+@pytest.mark.parametrize("name", manifest())
+def test_shipped_model_is_the_recorded_one_and_answers_as_it_did(name):
+    assert resolve(name).is_file()  # checks the sha256
+    assert answer(name) == pytest.approx(json.loads(ANSWERS.read_text())[name], abs=0.02)
+
+
+def test_everything_shipped_is_recorded_and_small():
+    files = {path.name: path.stat().st_size for path in pretrained_folder().glob("*.safetensors")}
+    assert set(files) == {entry["file"] for entry in manifest().values()}
+    assert all(size <= 20e6 for size in files.values()) and sum(files.values()) <= 80e6
+    cards = (pretrained_folder() / "README.md").read_text()
+    for name, entry in manifest().items():
+        assert {"sha256", "task", "data", "terms", "steps", "options", "commit", "hardware", "metric"} <= set(entry)
+        assert f"`{name}`" in cards
+
+
+if __name__ == "__main__":
+    ANSWERS.write_text(json.dumps({name: answer(name) for name in manifest()}, indent=2) + "\n")
