@@ -24,9 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.data.folder import list_files
-from autolink.data.images import IMAGE_SUFFIXES
 from autolink.errors import UserError, command
 from autolink.geometry import to_pixels
+from autolink.images import IMAGE_SUFFIXES
 from autolink.model import AutoLink, load
 from autolink.video import VIDEO_SUFFIXES, FrameSource, ImageFrames, VideoWriter, open_frames
 from autolink.visualize import overlay, save_png

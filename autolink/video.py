@@ -35,6 +35,7 @@ from PIL import Image, ImageOps
 
 from autolink import media
 from autolink.errors import UserError
+from autolink.images import IMAGE_SUFFIXES, to_rgb
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".mpg", ".mpeg", ".wmv"})
 DEFAULT_FRAME_RATE = Fraction(25)  # of pictures, and of a stream that does not tell its own
@@ -370,14 +371,10 @@ def write_video(
 
 
 def _is_image(path: Path) -> bool:
-    from autolink.data.images import IMAGE_SUFFIXES  # here, since data sets of clips import this module
-
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _read_image(path: Path) -> np.ndarray:
-    from autolink.data.images import to_rgb  # as above
-
     try:
         with Image.open(path) as image:
             return np.array(to_rgb(ImageOps.exif_transpose(image)))

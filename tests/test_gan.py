@@ -195,7 +195,7 @@ def test_edge_map_moves_with_its_image_and_keeps_its_values() -> None:
 
 
 def test_augmentation_is_differentiable() -> None:
-    images = torch.randn(2, 4, 8, 8, dtype=torch.float64, requires_grad=True)
+    images = torch.randn(1, 4, 8, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: augment(x, torch.Generator().manual_seed(3)), images)
 
 
@@ -321,9 +321,11 @@ def test_two_processes_keep_equal_weights(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run/autolink/model.safetensors").is_file()
 
 
-def test_missing_data_is_found_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        training.train(options_for(tmp_path / "nowhere", None, tmp_path / "run"))
+@pytest.mark.parametrize("wrong", ["data", "size"])
+def test_mistakes_are_found_before_anything_is_trained(wrong: str, images: Path, tmp_path: Path) -> None:
+    data, size, named = (tmp_path / "nowhere", 32, "nowhere") if wrong == "data" else (images, 96, "96")
+    with pytest.raises(UserError, match=named):
+        training.train(options_for(data, None, tmp_path / "run", image_size=size))
     assert not (tmp_path / "run").exists()
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.data.folder import list_files
-from autolink.data.images import IMAGE_SUFFIXES, load_square, why_unreadable
 from autolink.errors import UserError, command
+from autolink.images import IMAGE_SUFFIXES, load_square, why_unreadable
 from autolink.visualize import edge_map_image, image_grid, overlay, save_png, to_uint8
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 

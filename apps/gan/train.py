@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from autolink.adversarial import Discriminator, discriminator_loss, generator_loss, r1_penalty
+from autolink.adversarial import (
+    Discriminator,
+    check_image_size,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
 from autolink.data import open_data
 from autolink.errors import command
 from autolink.losses import Features
@@ -90,7 +96,8 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
-    # Opened before anything is trained, so that a mistyped path is found at once.
+    # What can be wrong with the options is found before an AutoLink is trained.
+    check_image_size(options.image_size)
     data = open_data(options.data, options.image_size, "train", options.data_root)
     held_out = open_data(options.data, options.image_size, "val", options.data_root)
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}

@@ -41,8 +41,7 @@ class Encoder(nn.Module):
         self.activation = nn.LeakyReLU(LEAKY_SLOPE)
         self.stem = nn.Sequential(conv(inputs, channels[0]), self.activation)
         self.blocks = nn.ModuleList(
-            nn.Sequential(conv(i, o), self.activation, ConvDown(o, o), self.activation)
-            for i, o in pairwise(channels)
+            nn.Sequential(conv(i, o), self.activation, ConvDown(o, o), self.activation) for i, o in pairwise(channels)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -68,8 +67,7 @@ class Source(NamedTuple):
     def expand(self, batch: int) -> Source:
         """The same source for each of `batch` poses (views, no copies); one source only."""
         images, keypoints, edge_map, *features = (
-            x.expand(batch, *x.shape[1:])
-            for x in (self.images, self.keypoints, self.edge_map, *self.features)
+            x.expand(batch, *x.shape[1:]) for x in (self.images, self.keypoints, self.edge_map, *self.features)
         )
         return Source(images, keypoints, edge_map, features)
 
@@ -181,9 +179,7 @@ class PoseTransfer(PretrainedModel):
         self.network = TransferNet(config.image_size, config.width, config.appearance)
 
     @classmethod
-    def around(
-        cls, autolink: AutoLink, image_size: int, width: float, appearance: Appearance
-    ) -> PoseTransfer:
+    def around(cls, autolink: AutoLink, image_size: int, width: float, appearance: Appearance) -> PoseTransfer:
         """A new network around a copy of a trained `AutoLink`."""
         model = cls(PoseTransferConfig(image_size, width, appearance, autolink.config))
         model.autolink.load_state_dict(autolink.state_dict())

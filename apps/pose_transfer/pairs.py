@@ -58,9 +58,7 @@ class FramePairs(Dataset[Pair]):
             )
         alone = len(frames) - len(self.members)
         if alone:
-            logger.warning(
-                "%s: left out %d of %d frames, alone in their clips", frames.name, alone, len(frames)
-            )
+            logger.warning("%s: left out %d of %d frames, alone in their clips", frames.name, alone, len(frames))
 
     def __len__(self) -> int:
         return len(self.members) * PARTNERS

@@ -112,9 +112,7 @@ def train(options: Options) -> Path:
     if options.gan_weight:
         judge = Discriminator(options.image_size, options.width)
         judge = judge.to(device, memory_format=torch.channels_last)
-        judge_adam = torch.optim.Adam(
-            judge.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True
-        )
+        judge_adam = torch.optim.Adam(judge.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True)
         discriminator, judge_adam = accelerator.prepare(judge, judge_adam)
         modules["discriminator"], optimizers["discriminator"] = discriminator, judge_adam
 
@@ -161,9 +159,7 @@ def train(options: Options) -> Path:
         progress.update()
         last = step == options.steps
         if step % options.log_every == 0 or last:
-            values = {
-                name: accelerator.reduce(value.detach(), "mean").item() for name, value in losses.items()
-            }
+            values = {name: accelerator.reduce(value.detach(), "mean").item() for name, value in losses.items()}
             require_finite(sum(values.values()), step)
             log.numbers(step, values)
             progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})

@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from autolink.data.images import square
 from autolink.detector import Keypoints
 from autolink.errors import UserError, command
+from autolink.images import square
 from autolink.video import FrameSource, VideoFrame, VideoWriter, open_frames
 from autolink.visualize import edge_map_image, to_uint8
 

@@ -22,13 +22,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from autolink.data.folder import ImageFiles, hold_out, split_files
-from autolink.data.images import square
 from autolink.errors import UserError
-from autolink.video import VideoReader
+from autolink.images import square
+from autolink.video import VIDEO_SUFFIXES, VideoReader
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".mpg", ".mpeg", ".wmv"})
 _ENOUGH_TO_SPLIT = 10  # videos
 _LAYOUT = "1"  # of the cached files; a change makes all of them again
 

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from autolink.data.images import IMAGE_SUFFIXES, crop_square, load_square, why_unreadable
 from autolink.data.sample import Sample
 from autolink.errors import UserError
+from autolink.images import IMAGE_SUFFIXES, crop_square, load_square, why_unreadable
 
 logger = logging.getLogger(__name__)
 

@@ -35,9 +35,7 @@ def landmark_csv(root: Path, split: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def open_landmark_folder(
-    root: Path, image_size: int, split: str = "train", name: str | None = None
-) -> ImageFiles:
+def open_landmark_folder(root: Path, image_size: int, split: str = "train", name: str | None = None) -> ImageFiles:
     """A folder of images with landmarks beside them in a csv file (see the module's text).
 
     Raises:
@@ -45,9 +43,7 @@ def open_landmark_folder(
     """
     table = landmark_csv(root, split)
     if table is None:
-        raise UserError(
-            f"{root}: has no landmark csv for {split!r}; expected {split}_landmarks.csv or landmarks.csv"
-        )
+        raise UserError(f"{root}: has no landmark csv for {split!r}; expected {split}_landmarks.csv or landmarks.csv")
     files, given = split_files(root, split)
     folder = split_folder(root, split) or root
     rows = read_landmarks(table)
@@ -109,9 +105,7 @@ def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 if not line:
                     continue
                 if len(line) != len(header):
-                    raise UserError(
-                        f"{path}: line {lines.line_num} has {len(line)} fields; expected {len(header)}"
-                    )
+                    raise UserError(f"{path}: line {lines.line_num} has {len(line)} fields; expected {len(header)}")
                 try:
                     numbers = np.array([float(field) if field.strip() else np.nan for field in line[1:]])
                 except ValueError as error:

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from autolink.data.clips import VIDEO_SUFFIXES, open_clips
+from autolink.data.clips import open_clips
 from autolink.data.folder import SPLIT_FOLDERS, list_files, open_folder
-from autolink.data.images import IMAGE_SUFFIXES
 from autolink.data.landmarks import landmark_csv, open_landmark_folder
 from autolink.data.sample import SampleSet
 from autolink.data.synthetic import SyntheticFigures
 from autolink.errors import UserError
+from autolink.images import IMAGE_SUFFIXES
+from autolink.video import VIDEO_SUFFIXES
 
 
 class Benchmark(NamedTuple):
@@ -40,9 +41,7 @@ class Benchmark(NamedTuple):
 
 def _is_afhq(root: Path) -> bool:
     held_out = root / "val" if (root / "val").is_dir() else root / "test"  # "test" in its second version
-    return all(
-        (split / kind).is_dir() for split in (root / "train", held_out) for kind in ("cat", "dog", "wild")
-    )
+    return all((split / kind).is_dir() for split in (root / "train", held_out) for kind in ("cat", "dog", "wild"))
 
 
 BENCHMARKS = {
@@ -154,9 +153,7 @@ def _open_path(path: Path, image_size: int, split: str, name: str | None) -> Sam
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return open_clips(path, image_size, split, name)
-        raise UserError(
-            f"{path}: is a file that is no video; expected a video, or a folder of images or videos"
-        )
+        raise UserError(f"{path}: is a file that is no video; expected a video, or a folder of images or videos")
     if landmark_csv(path, split) is not None:
         return open_landmark_folder(path, image_size, split, name)
     if not list_files(path, path, IMAGE_SUFFIXES) and list_files(path, path, VIDEO_SUFFIXES):

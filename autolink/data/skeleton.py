@@ -38,9 +38,7 @@ _BODY = {
 }
 _ARM = {"lift": (6, 140), "swing": (-25, 70), "roll": (-50, 40), "bend": (4, 120)}
 _LEG = {"spread": (2, 30), "swing": (-18, 50), "roll": (-12, 20), "bend": (2, 70)}
-_LOW, _HIGH = np.array(
-    [*_BODY.values(), *_ARM.values(), *_ARM.values(), *_LEG.values(), *_LEG.values()], float
-).T
+_LOW, _HIGH = np.array([*_BODY.values(), *_ARM.values(), *_ARM.values(), *_LEG.values(), *_LEG.values()], float).T
 POSE_SIZE = len(_LOW)
 
 

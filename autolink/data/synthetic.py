@@ -103,7 +103,6 @@ def _smooth_path(rng: np.random.Generator, frames: int, dimensions: int) -> np.n
     i, t = whole.astype(int), part[:, None]
     before, start, end, after = (keys[i + offset] for offset in range(4))
     path = start + t / 2 * (
-        (end - before)
-        + t * (2 * before - 5 * start + 4 * end - after + t * (3 * (start - end) + after - before))
+        (end - before) + t * (2 * before - 5 * start + 4 * end - after + t * (3 * (start - end) + after - before))
     )
     return np.clip(path, 0, 1)
