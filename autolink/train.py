@@ -148,6 +148,7 @@ def train(options: Options) -> Path:
                 ema.module.save_pretrained(options.output, about)
     progress.close()
     log.close()
+    accelerator.wait_for_everyone()  # the file is there for whoever goes on with it
     return options.output / "model.safetensors"
 
 

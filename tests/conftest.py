@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks gain nothing from threads; processes inherit this
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState

@@ -103,7 +103,6 @@ def train(options: Options) -> Path:
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
     source = autolink_for(options.autolink, options, options.data, options.data_root, **learner)
     accelerator = start(options)
-    accelerator.wait_for_everyone()  # the main process may still be writing an AutoLink trained just now
     autolink = AutoLink.from_pretrained(source)
     device, rank = accelerator.device, accelerator.process_index
     config = ConditionalGANConfig(options.image_size, options.width, min(BANK, len(data)), autolink.config)

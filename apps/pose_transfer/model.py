@@ -133,7 +133,8 @@ class TransferNet(nn.Module):
         if not self.motion:
             return x
         painted, blend = x.float().split([3, 1], dim=1)
-        return torch.lerp(painted, warp(source.images, motion.flow).float(), torch.sigmoid(blend))
+        moved = warp(source.images, motion.flow).float()
+        return torch.lerp(painted, moved, torch.sigmoid(blend + 1))  # + 1: begins near the moved source
 
     def forward(
         self,

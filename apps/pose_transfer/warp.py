@@ -20,11 +20,11 @@ from torch.nn import functional
 from autolink.geometry import pixel_grid
 from autolink.layers import LEAKY_SLOPE, conv, down, scaled, up
 
-SOFTNESS = 0.05
-"""Keypoints closer to a pixel than this (2.5 % of the image's side) share it; beyond, the nearest rules."""
-RIGIDITY = 3e-3
+SOFTNESS = 0.1
+"""Keypoints closer to a pixel than this (5 % of the image's side) share it; beyond, the nearest rules."""
+RIGIDITY = 3e-2
 """Pull of each local affine map towards a translation, against the mean squared distance of the keypoints it
-is fitted to: decides where keypoints lie on a line, or nearly so, and hardly elsewhere."""
+is fitted to. Decides where keypoints lie on a line, and keeps far pixels from flying off."""
 RESIDUAL = 0.1
 """Displacement for one unit of the network's output."""
 
