@@ -29,6 +29,7 @@ from autolink.training import (
     as_json,
     endless_loader,
     load_checkpoint,
+    local_main_first,
     logger,
     require_finite,
     save_checkpoint,
@@ -88,7 +89,7 @@ def train(options: Options) -> Path:
     """
     accelerator = start(options)
     device, rank = accelerator.device, accelerator.process_index
-    with accelerator.local_main_process_first():  # videos are decoded into a cache once
+    with local_main_first():  # videos are decoded into a cache once
         data = open_data(options.data, options.image_size, "train", options.data_root)
         held_out = open_data(options.data, options.image_size, "val", options.data_root)
     held_out = _first_images(held_out, device)

@@ -13,13 +13,14 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -91,6 +92,14 @@ def start(options: RunOptions) -> Accelerator:
         (options.output / "config.json").write_text(json.dumps(as_json(options), indent=2) + "\n")
     accelerator.init_trackers("tensorboard")
     return accelerator
+
+
+def local_main_first() -> AbstractContextManager[None]:
+    """A block that one process of each machine runs before the others, such as one that fills a cache.
+
+    For use before `start`: the state that Accelerate keeps of the processes is set up as `Accelerator` would.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).local_main_process_first()
 
 
 def _precision(wanted: str) -> str:

@@ -341,12 +341,15 @@ def test_run_in_half_precision_without_discriminator(
     assert first.keys() == {"step", "mse", "perceptual"}
 
 
-def test_videos_are_learned_from(
-    monkeypatch: pytest.MonkeyPatch, clips: Path, autolink_file: Path, tmp_path: Path
+def test_videos_are_learned_from_after_their_keypoints(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clips: Path, tmp_path: Path
 ) -> None:
+    """Without an AutoLink, one is trained first, and said to be."""
     monkeypatch.setenv("AUTOLINK_CACHE", str(tmp_path / "cache"))
-    made = training.train(options_for(clips, autolink_file, tmp_path / "run", steps=2, batch_size=2))
-    assert PoseTransfer.from_pretrained(made).metadata["data"] == clips.name
+    options = options_for(clips, None, tmp_path / "run", steps=2, batch_size=2, autolink_steps=2, keypoints=3)
+    model = PoseTransfer.from_pretrained(training.train(options))
+    assert "training one first" in caplog.text
+    assert model.metadata["data"] == clips.name and model.config.autolink.keypoints == 3
 
 
 TWO_PROCESSES = """

@@ -37,6 +37,7 @@ from autolink.training import (
     as_json,
     endless_loader,
     load_checkpoint,
+    local_main_first,
     require_finite,
     save_checkpoint,
     seeded_generator,
@@ -98,12 +99,13 @@ def train(options: Options) -> Path:
     """
     # What can be wrong with the options is found before an AutoLink is trained.
     check_image_size(options.image_size)
-    data = open_data(options.data, options.image_size, "train", options.data_root)
-    held_out = open_data(options.data, options.image_size, "val", options.data_root)
+    with local_main_first():  # videos are decoded into a cache once
+        data = open_data(options.data, options.image_size, "train", options.data_root)
+        held_out = open_data(options.data, options.image_size, "val", options.data_root)
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
     source = autolink_for(options.autolink, options, options.data, options.data_root, **learner)
-    accelerator = start(options)
     autolink = AutoLink.from_pretrained(source)
+    accelerator = start(options)
     device, rank = accelerator.device, accelerator.process_index
     config = ConditionalGANConfig(options.image_size, options.width, min(BANK, len(data)), autolink.config)
     gan = ConditionalGAN(config).to(device, memory_format=torch.channels_last)

@@ -58,7 +58,7 @@ def open_clips(path: Path, image_size: int, split: str = "train", name: str | No
     for video, folder in _decode_all(root, videos, cache, image_size).items():
         frames = sorted(frame.name for frame in (cache / folder).iterdir())
         if not whole:
-            held = max(1, round(len(frames) / 10)) if len(frames) > 1 else 0
+            held = max(2, round(len(frames) / 10)) if len(frames) > 3 else len(frames) // 2  # two make a pair
             border = len(frames) - held
             frames = frames[:border] if split == "train" else frames[border:]
         files += [f"{folder}/{frame}" for frame in frames]
