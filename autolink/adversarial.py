@@ -1,7 +1,7 @@
 """What adversarial training needs: logistic losses (Eq. 7, 8), the R1 penalty (Eq. 9), the discriminator.
 
 The discriminator mirrors the generator of Figure 8c: residual Conv-LReLU-Conv-Down-LReLU blocks down to
-8×8×512, then one linear layer; no normalisation, so no image of a batch influences the logit of another.
+8×8×512, then one linear layer; no normalisation. On demand it also sees how much the images of a batch vary.
 
 Shapes: B batch, C channels, S side of the image.
 """
@@ -44,7 +44,7 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
     word (so does `static_graph=True`); such a pass needs `+ 0 * real_logits.sum()`.
 
     Args:
-        real_logits: (B,) logits, each a function of its own image.
+        real_logits: (B,) logits of the real images.
         real_images: (B, C, S, S), the tensor that the logits were computed from, with `requires_grad`.
 
     Returns:
@@ -78,10 +78,14 @@ class Discriminator(nn.Module):
         image_size: Side S of the images: 64, 128, 256, any power of two from 16 on.
         width: Scales the number of channels; 1 is Figure 8's.
         in_channels: 3, or more where images come with a condition, such as an edge map, as further channels.
+        minibatch_std: Judge neighbours of a batch in pairs by their variation too (`pair_variation`), so that a
+            generator is found out that makes the same image of every noise vector. Batches must then be even, and
+            no pair may hold a real and a generated image. Without it, each logit depends on its own image alone.
     """
 
-    def __init__(self, image_size: int, width: float = 1.0, in_channels: int = 3) -> None:
+    def __init__(self, image_size: int, width: float = 1.0, in_channels: int = 3, minibatch_std: bool = False) -> None:
         super().__init__()
+        self.minibatch_std = minibatch_std
         check_image_size(image_size)
         self.stem = conv(in_channels, channels_at(image_size, width))
         blocks = []
@@ -89,7 +93,7 @@ class Discriminator(nn.Module):
             blocks.append(DownBlock(channels_at(image_size, width), channels_at(image_size // 2, width)))
             image_size //= 2
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(channels_at(image_size, width) * image_size**2, 1)
+        self.head = nn.Linear((channels_at(image_size, width) + minibatch_std) * image_size**2, 1)
         initialise(self.stem)
         nn.init.normal_(self.head.weight, std=self.head.in_features**-0.5)
         nn.init.zeros_(self.head.bias)
@@ -108,7 +112,24 @@ class Discriminator(nn.Module):
                 images = images.float()
             features = self.blocks(functional.leaky_relu(self.stem(images), LEAKY_SLOPE))
         with torch.autocast(device, enabled=False):  # eight bits are too few for a logit
-            return self.head(features.flatten(1).to(self.head.weight.dtype)).squeeze(1)
+            features = features.to(self.head.weight.dtype)
+            if self.minibatch_std:
+                features = torch.cat([features, pair_variation(features)], dim=1)
+            return self.head(features.flatten(1)).squeeze(1)
+
+
+def pair_variation(features: Tensor) -> Tensor:
+    """Standard deviation within each pair of neighbours, averaged over channels and places (Karras et al., 2018).
+
+    Args:
+        features: (B, C, H, W), B even.
+
+    Returns:
+        (B, 1, H, W), the same number everywhere in both images of a pair.
+    """
+    first, second = features.unflatten(0, (-1, 2)).unbind(1)
+    deviation = ((first - second).square() / 4 + 1e-8).sqrt().mean((1, 2, 3))
+    return deviation.repeat_interleave(2).view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])
 
 
 class DownBlock(nn.Module):

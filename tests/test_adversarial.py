@@ -12,6 +12,7 @@ from autolink.adversarial import (
     channels_at,
     discriminator_loss,
     generator_loss,
+    pair_variation,
     r1_penalty,
 )
 from autolink.errors import UserError
@@ -66,9 +67,9 @@ def test_r1_gradient_against_finite_differences() -> None:
         assert (values[0] - values[1]) / 2 == pytest.approx(expected, rel=1e-3, abs=1e-12), name
 
 
-@pytest.mark.parametrize("image_size", [64, 128, 256])
-def test_discriminator_trains_every_parameter(image_size: int) -> None:
-    discriminator = Discriminator(image_size, width=0.05, in_channels=4)
+@pytest.mark.parametrize("image_size, minibatch_std", [(64, False), (64, True), (128, False), (256, False)])
+def test_discriminator_trains_every_parameter(image_size: int, minibatch_std: bool) -> None:
+    discriminator = Discriminator(image_size, width=0.05, in_channels=4, minibatch_std=minibatch_std)
     images = torch.randn(2, 4, image_size, image_size, requires_grad=True)
     logits = discriminator(images)
     assert logits.shape == (2,)
@@ -87,6 +88,22 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch() -> None:
     discriminator = Discriminator(32, width=0.1).double()
     images = torch.randn(5, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(discriminator(images)[2:3], discriminator(images[2:3]), rtol=1e-9, atol=1e-9)
+
+
+def test_variation_of_pairs_against_torch() -> None:
+    features = torch.randn(6, 3, 4, 4, dtype=torch.float64)
+    found = pair_variation(features)
+    for pair in range(3):
+        expected = features[2 * pair : 2 * pair + 2].std(0, correction=0).mean()
+        torch.testing.assert_close(found[2 * pair : 2 * pair + 2], expected.expand(2, 1, 4, 4), rtol=1e-6, atol=1e-6)
+
+
+def test_equal_images_are_told_from_different_ones() -> None:
+    discriminator = Discriminator(16, width=0.05, minibatch_std=True)
+    image = torch.randn(1, 3, 16, 16)
+    alone = discriminator(image.repeat(2, 1, 1, 1))[0]
+    beside_another = discriminator(torch.cat([image, torch.randn(1, 3, 16, 16)]))[0]
+    assert (alone - beside_another).abs() > 1e-4
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])

@@ -26,7 +26,7 @@ from autolink.adversarial import (
     r1_penalty,
 )
 from autolink.data import open_data
-from autolink.errors import command
+from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.model import AutoLink
 from autolink.train import autolink_for
@@ -48,6 +48,8 @@ from autolink_apps.gan.augment import augment
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
 from autolink_apps.gan.sample import labelled_grid
 
+MAPPING_RATE = 0.01
+"""The mapping network's share of the learning rate, as in StyleGAN2."""
 BANK = 256
 """Poses of training images that go into the model's file."""
 HELD_OUT = 64
@@ -114,14 +116,19 @@ def train(options: Options) -> Path:
     held_out_poses = poses_of(gan.autolink, held_out, min(HELD_OUT, len(held_out)))
 
     channels = 4 if options.discriminator == "conditional" else 3
-    judge = Discriminator(options.image_size, options.width, channels)
+    if options.batch_size // accelerator.num_processes % 2:
+        raise UserError(f"--batch-size {options.batch_size} must give each process an even number of images")
+    judge = Discriminator(options.image_size, options.width, channels, minibatch_std=True)
     judge = judge.to(device, memory_format=torch.channels_last)
     generator, discriminator = gan.generator, judge
     ema = Ema(generator, decay=0.5 ** (options.batch_size / options.ema_images))
     gan.generator = ema.module  # what is shown, measured and saved is the average
 
     adam = {"lr": options.learning_rate, "betas": (0.0, 0.99), "fused": True}
-    generator_adam = torch.optim.Adam(generator.parameters(), **adam)
+    # At full speed the mapping network drifts to one large w for all noise, and appearances collapse into one.
+    mapping = {"params": generator.mapping.parameters(), "lr": options.learning_rate * MAPPING_RATE}
+    others = [p for name, p in generator.named_parameters() if not name.startswith("mapping.")]
+    generator_adam = torch.optim.Adam([{"params": others}, mapping], **adam)
     discriminator_adam = torch.optim.Adam(discriminator.parameters(), **adam)
     generator, discriminator, generator_adam, discriminator_adam = accelerator.prepare(
         generator, discriminator, generator_adam, discriminator_adam
