@@ -15,11 +15,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import torch
 import tyro
+from PIL import Image
 
 from autolink.data.synthetic import synthetic_clip
 from autolink.errors import UserError, command
-from autolink.video import write_video
+from autolink.video import open_frames, write_video
+from autolink.visualize import save_png
 
 FRAMES = 75
 """Length of the made clips: three seconds."""
@@ -52,16 +56,30 @@ def demo(output: Path) -> None:
     run("autolink-transfer", "--model", "synthetic-transfer", "--src", figure, "--driver", dancer, "--output", moved)
     run("autolink-sample", "--model", "faces-gan", "--output", sampled)
 
+    overview = save_png(output / "overview.png", picture(output))
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for what, path in [
         ("keypoints and graph on a portrait", detected / "portrait/overlays/grace_hopper.png"),
         ("keypoints and graph on a video", detected / "dancer/overlays/dancer.mp4"),
         ("source | driver | edge map | result", output / "transfer-preview.mp4"),
         ("faces: poses × appearances", sampled / "grid.png"),
+        ("all of it in one picture", overview),
     ]:
         if not path.is_file():
             raise UserError(f"the demonstration did not write {path}")
         print(f"  {what:40}{path}")
+
+
+def picture(output: Path) -> torch.Tensor:
+    """What the commands made, in one picture (3, H, W): graph on a portrait | motion of a figure | samples."""
+    found = Image.open(output / "keypoints/portrait/overlays/grace_hopper.png")
+    samples = Image.open(output / "samples/grid.png")
+    with open_frames(output / "transfer-preview.mp4") as video:
+        moments = [image for number, (image, _) in enumerate(video) if number % (FRAMES // 3) == 10]
+    motion = Image.fromarray(np.concatenate(moments))
+    scaled = [part.resize((round(part.width * 400 / part.height), 400)) for part in (found, motion, samples)]
+    row = np.concatenate([np.asarray(part.convert("RGB")) for part in scaled], axis=1)
+    return torch.from_numpy(row).permute(2, 0, 1)
 
 
 def run(*arguments: object) -> None:

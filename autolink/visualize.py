@@ -20,10 +20,9 @@ from autolink.edges import draw_edges
 from autolink.geometry import to_pixels
 
 COLOURS = ((238, 102, 119), (102, 204, 238), (204, 187, 68), (34, 136, 51), (170, 51, 119), (68, 119, 170))
-EDGE_COLOUR = (255, 255, 255)
-DRAWN_THICKNESS = 5e-4
-"""σ² of drawn edges whatever the model's own, as in the paper's Appendix E."""
-
+EDGE_COLOUR = (255, 230, 80)
+DRAWN_THICKNESS = 1.5e-4
+"""σ² of drawn edges whatever the model's own. The paper draws its figures at 5e-4 (Appendix E), which hides faces."""
 MAX_DRAWN_SIZE = 256
 """Longest side at which edges are drawn; on larger images they are drawn small and enlarged."""
 
@@ -67,7 +66,7 @@ def overlay(images: Tensor, keypoints: Tensor, edge_weights: Tensor, *, numbered
     Args:
         images: (B, 3, H, W) in [0, 1].
         keypoints: (B, K, 2).
-        edge_weights: (E,); brightness is in proportion to the strongest (Appendix E).
+        edge_weights: (E,); brightness is the cube root of the share of the strongest, so that weak edges show.
         numbered: Write each keypoint's number beside it.
 
     Returns:
@@ -78,7 +77,7 @@ def overlay(images: Tensor, keypoints: Tensor, edge_weights: Tensor, *, numbered
     height, width = images.shape[-2:]
     shrink = min(1.0, MAX_DRAWN_SIZE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    edges = draw_edges(keypoints, weights / weights.max().clamp_min(1e-8), size, DRAWN_THICKNESS)
+    edges = draw_edges(keypoints, (weights / weights.max().clamp_min(1e-8)) ** (1 / 3), size, DRAWN_THICKNESS)
     edges = functional.interpolate(edges, size=(height, width), mode="bilinear", align_corners=False)
     lit = images * (1 - edges) + edges * images.new_tensor(EDGE_COLOUR).view(3, 1, 1) / 255
     points = to_pixels(keypoints, height, width)
@@ -93,14 +92,14 @@ def _dots(image: Tensor, points: Tensor, numbered: bool) -> Tensor:
     if factor > 1:
         picture = picture.resize((width * factor, height * factor), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
-    radius = max(height, width) / 48 * factor
+    radius = max(height, width) / 70 * factor
     for number, (x, y) in enumerate((points * factor).tolist()):
         colour = COLOURS[number % len(COLOURS)]
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0), width=2)
         if numbered:
             white, black = (255, 255, 255), (0, 0, 0)
             corner = (x + radius, y - radius)
-            draw.text(corner, str(number), white, font_size=radius * 3, stroke_width=2, stroke_fill=black)
+            draw.text(corner, str(number), white, font_size=radius * 2.5, stroke_width=2, stroke_fill=black)
     if factor > 1:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

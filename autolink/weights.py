@@ -93,6 +93,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping
     """Write `tensors` so that `path` is at every moment either the old file or the whole new one."""
     part = path.with_name(path.name + ".part")
     save_file({name: value.detach().cpu() for name, value in tensors.items()}, part, metadata=dict(header))
+    part.chmod(0o644)  # safetensors keeps its files from everyone else on the machine
     os.replace(part, path)
 
 
