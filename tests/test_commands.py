@@ -177,6 +177,13 @@ def test_mistakes_get_one_line(monkeypatch, capsys, tiny_file, clip, tmp_path):
     assert "nothing" in mistake(monkeypatch, capsys, *train, "--data", tmp_path / "nothing")
 
 
+def test_a_reader_that_stops_early_is_no_mistake(tiny_file):
+    command = [Path(sys.executable).with_name("autolink"), "info", str(tiny_file)]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done.stdout.close()
+    assert done.stderr.read() == "" and done.wait(timeout=120) == 1
+
+
 def test_the_installed_command_answers(tiny_file):
     command = Path(sys.executable).with_name("autolink")
     done = subprocess.run([command, "info", str(tiny_file)], capture_output=True, text=True, timeout=120)
