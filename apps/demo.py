@@ -1,7 +1,7 @@
 """The main job on shipped weights, in a minute or two: `make demo`.
 
-Detects keypoints, moves one figure as another moves, animates a portrait, and samples faces, by the commands a user
-would type; each is printed before it runs. The inputs are made here, but for the portrait, which Matplotlib ships.
+Detects keypoints on a portrait, samples faces, and makes one of them move as the portrait does, by the commands a user
+would type; each is printed before it runs. The portrait is the one that Matplotlib ships; its motion is made here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
+from torch.nn import functional
 
-from autolink.data.synthetic import synthetic_clip
 from autolink.errors import UserError, command
+from autolink.geometry import pixel_grid
 from autolink.video import open_frames, write_video
-from autolink.visualize import save_png
+from autolink.visualize import save_png, to_uint8
 
 FRAMES = 75
-"""Length of the made clips: three seconds."""
-SIZE = 128
-"""Side of the made clips in pixels."""
+"""Length of the made clip: three seconds."""
+SIZE = 256
+"""Side of the portrait in pixels."""
+HEAD = (64, 40, 448, 424)
+"""The head on Matplotlib's photograph: left, top, right and bottom in pixels."""
+FACE, FACE_RADII = (0.05, 0.0), (0.55, 0.7)
+"""Middle and radii of the face on the portrait cut out of it."""
 
 
 @dataclass
@@ -42,27 +47,25 @@ class Options:
 def demo(output: Path) -> None:
     """Make the inputs, run the commands, and say where the results are."""
     started = time.monotonic()
-    inputs = output / "input"
-    inputs.mkdir(parents=True, exist_ok=True)
-    portrait = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    for name, motion, figure in [("figure", 3, 11), ("dancer", 7, 4)]:
-        frames, _ = synthetic_clip(motion, FRAMES, SIZE, identity_seed=figure)
-        write_video(inputs / f"{name}.mp4", frames.permute(0, 2, 3, 1).numpy(), Fraction(25))
-
-    dancer, figure = inputs / "dancer.mp4", inputs / "figure.mp4"
+    portrait, driver = output / "input/portrait.png", output / "input/driver.mp4"
     detected, moved, sampled = output / "keypoints", output / "transfer.mp4", output / "samples"
-    run("autolink", "detect", "--model", "faces", "--numbered", "--output", detected / "portrait", portrait)
-    run("autolink", "detect", "--model", "synthetic", "--output", detected / "dancer", dancer)
-    run("autolink-transfer", "--model", "synthetic-transfer", "--src", figure, "--driver", dancer, "--output", moved)
-    run("autolink-sample", "--model", "faces-gan", "--output", sampled)
+    photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")
+    image = torch.from_numpy(np.array(photo.crop(HEAD).resize((SIZE, SIZE)))).permute(2, 0, 1)
+    save_png(portrait, image)
+    write_video(driver, turning(image, FRAMES).permute(0, 2, 3, 1).numpy(), Fraction(25))
+
+    run("autolink", "detect", "--numbered", "--output", detected, portrait, driver)
+    run("autolink-sample", "--output", sampled)
+    source = sorted(sampled.glob("pose-*.png"))[0]
+    run("autolink-transfer", "--src", source, "--driver", driver, "--output", moved)
 
     overview = save_png(output / "overview.png", picture(output))
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
     for what, path in [
-        ("keypoints and graph on a portrait", detected / "portrait/overlays/grace_hopper.png"),
-        ("keypoints and graph on a video", detected / "dancer/overlays/dancer.mp4"),
-        ("source | driver | edge map | result", output / "transfer-preview.mp4"),
+        ("keypoints and graph on a portrait", detected / "overlays/portrait.png"),
+        ("keypoints and graph on a video", detected / "overlays/driver.mp4"),
         ("faces: poses × appearances", sampled / "grid.png"),
+        ("source | driver | edge map | result", output / "transfer-preview.mp4"),
         ("all of it in one picture", overview),
     ]:
         if not path.is_file():
@@ -70,9 +73,23 @@ def demo(output: Path) -> None:
         print(f"  {what:40}{path}")
 
 
+def turning(portrait: torch.Tensor, frames: int) -> torch.Tensor:
+    """A clip of a portrait (3, S, S) that turns its head left and right and nods: (T, 3, S, S) uint8.
+
+    What is near the viewer, the middle of the face, moves against the rest, as it would if the head turned.
+    """
+    size = portrait.shape[-1]
+    grid = pixel_grid(size, size)
+    nearness = torch.exp(-((grid - torch.tensor(FACE)) / torch.tensor(FACE_RADII)).square().sum(-1))
+    phase = torch.linspace(0, 2 * torch.pi, frames)[:, None, None]
+    shift = torch.stack([0.2 * torch.sin(phase) * nearness, 0.1 * torch.sin(2 * phase) * nearness], dim=-1)
+    images = (portrait.float() / 255).expand(frames, -1, -1, -1)
+    return to_uint8(functional.grid_sample(images, grid - shift, padding_mode="border", align_corners=False))
+
+
 def picture(output: Path) -> torch.Tensor:
     """What the commands made, in one picture (3, H, W): graph on a portrait | motion of a figure | samples."""
-    found = Image.open(output / "keypoints/portrait/overlays/grace_hopper.png")
+    found = Image.open(output / "keypoints/overlays/portrait.png")
     samples = Image.open(output / "samples/grid.png")
     with open_frames(output / "transfer-preview.mp4") as video:
         moments = [image for number, (image, _) in enumerate(video) if number % (FRAMES // 3) == 10]

@@ -54,10 +54,9 @@ def image_grid(images: Tensor | Sequence[Tensor], columns: int, gap: int = 2) ->
     return grid
 
 
-def edge_map_image(edge_map: Tensor, colour: Sequence[int] = EDGE_COLOUR) -> Tensor:
-    """An edge map (B, 1, H, W) as light on black, each image scaled to its maximum: (B, 3, H, W) in [0, 1]."""
-    scaled = edge_map / edge_map.amax((2, 3), keepdim=True).clamp_min(1e-8)
-    return scaled * scaled.new_tensor(colour).view(3, 1, 1) / 255
+def edge_map_image(edge_map: Tensor) -> Tensor:
+    """An edge map (B, 1, H, W) as white on black, each image scaled to its maximum: (B, 3, H, W) in [0, 1]."""
+    return (edge_map / edge_map.amax((2, 3), keepdim=True).clamp_min(1e-8)).expand(-1, 3, -1, -1)
 
 
 def overlay(images: Tensor, keypoints: Tensor, edge_weights: Tensor, *, numbered: bool = False) -> Tensor:
