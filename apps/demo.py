@@ -52,12 +52,14 @@ def demo(output: Path) -> None:
     photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")
     image = torch.from_numpy(np.array(photo.crop(HEAD).resize((SIZE, SIZE)))).permute(2, 0, 1)
     save_png(portrait, image)
-    write_video(driver, turning(image, FRAMES).permute(0, 2, 3, 1).numpy(), Fraction(25))
+    clip = turning(image, FRAMES)
+    write_video(driver, clip.permute(0, 2, 3, 1).numpy(), Fraction(25))
+    for number in range(0, FRAMES, FRAMES // 4):
+        save_png(output / f"input/poses/{number:02}.png", clip[number])
 
     run("autolink", "detect", "--numbered", "--output", detected, portrait, driver)
-    run("autolink-sample", "--output", sampled)
-    source = sorted(sampled.glob("pose-*.png"))[0]
-    run("autolink-transfer", "--src", source, "--driver", driver, "--output", moved)
+    run("autolink-sample", "--pose", output / "input/poses", "--output", sampled)
+    run("autolink-transfer", "--src", sampled / "00_02.png", "--driver", driver, "--output", moved)
 
     overview = save_png(output / "overview.png", picture(output))
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")
