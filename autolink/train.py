@@ -50,12 +50,8 @@ SHOWN = 8
 class Options(RunOptions):
     """Train AutoLink. Defaults are the paper's recipe (Section 3.3)."""
 
-    data: str = tyro.MISSING
-    """A folder of images, a landmark set, a video or folder of videos, a benchmark's name, or `synthetic`."""
     output: Path = Path("runs/autolink")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    data_root: Path | None = None
-    """Where benchmarks are looked up by name; default $AUTOLINK_DATA."""
     keypoints: int = 10
     """Number of keypoints K."""
     thickness: float = 5e-4
@@ -153,7 +149,7 @@ def train(options: Options) -> Path:
     return options.output / "model.safetensors"
 
 
-def autolink_for(source: str | None, options: RunOptions, data: str, data_root: Path | None, **learner: Any) -> Path:
+def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Path:
     """The AutoLink that an application trains on: a file of weights.
 
     In this order: `source` if given; one trained before in the application's run folder; the shipped one of the
@@ -161,9 +157,7 @@ def autolink_for(source: str | None, options: RunOptions, data: str, data_root: 
 
     Args:
         source: What the user gave as `--autolink`, or None.
-        options: The application's options; size, width, seed, precision and workers are taken over.
-        data: The application's data.
-        data_root: Where data are looked up by name.
+        options: The application's options; data, size, width, seed, precision and workers are taken over.
         **learner: Further fields of `Options` for the case that one must be trained.
     """
     if source is not None:
@@ -175,8 +169,8 @@ def autolink_for(source: str | None, options: RunOptions, data: str, data_root: 
         seed=options.seed,
         mixed_precision=options.mixed_precision,
         workers=options.workers,
-        data=data,
-        data_root=data_root,
+        data=options.data,
+        data_root=options.data_root,
         **learner,
     )
     trained = learning.output / "model.safetensors"
@@ -185,11 +179,13 @@ def autolink_for(source: str | None, options: RunOptions, data: str, data_root: 
         if steps >= learning.steps:
             return trained
         learning.resume = True
-    shipped = manifest().get(data)
+    shipped = manifest().get(options.data)
     if shipped is not None and shipped["task"] == AutoLink.task and not learning.resume:
-        logger.warning("no --autolink given: using the shipped '%s'", data)
-        return Path(data)
-    logger.warning("no --autolink given and none shipped for '%s': training one first, in %s", data, learning.output)
+        logger.warning("no --autolink given: using the shipped '%s'", options.data)
+        return Path(options.data)
+    logger.warning(
+        "no --autolink given and none shipped for '%s': training one first, in %s", options.data, learning.output
+    )
     return train(learning)
 
 

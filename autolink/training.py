@@ -39,8 +39,12 @@ logger = logging.getLogger("autolink")
 class RunOptions:
     """Options that every training command has."""
 
+    data: str
+    """A folder of images or clips, a landmark set, a video, a benchmark's name, or `synthetic`."""
     output: Path
     """Run folder: checkpoint, model, logs and pictures are written here."""
+    data_root: Path | None = None
+    """Where benchmarks are looked up by name; default $AUTOLINK_DATA."""
     steps: int = 20_000
     """Training steps in all."""
     batch_size: int = 64

@@ -119,12 +119,12 @@ def test_mistakes_are_named(images, tmp_path):
 def test_an_application_trains_the_learner_it_lacks_once(images, tmp_path):
     application = options(images, tmp_path / "app")
     learner = dict(keypoints=3, perceptual="pyramid", steps=3, batch_size=4, save_every=3)
-    first = autolink_for(None, application, str(images), None, **learner)
+    first = autolink_for(None, application, **learner)
     assert load(first).config.image_size == 32
     written = first.stat().st_mtime_ns
-    assert autolink_for(None, application, str(images), None, **learner) == first
+    assert autolink_for(None, application, **learner) == first
     assert first.stat().st_mtime_ns == written
-    assert autolink_for("given", application, str(images), None) == Path("given")
+    assert autolink_for("given", application) == Path("given")
 
 
 def test_two_processes_learn_the_same_weights(images, tmp_path):

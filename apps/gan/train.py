@@ -62,12 +62,8 @@ SHOWN = 6
 class Options(RunOptions):
     """Train a GAN that takes a pose from an edge map and an appearance from noise."""
 
-    data: str = tyro.MISSING
-    """A folder of images, a landmark set, a video or folder of videos, a benchmark's name, or `synthetic`."""
     output: Path = Path("runs/gan")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    data_root: Path | None = None
-    """Where benchmarks are looked up by name; default $AUTOLINK_DATA."""
     autolink: str | None = None
     """The AutoLink: a shipped name, file, folder or hub id. Default: one for this data from the run folder or
     shipped; else one is trained first."""
@@ -105,7 +101,7 @@ def train(options: Options) -> Path:
         data = open_data(options.data, options.image_size, "train", options.data_root)
         held_out = open_data(options.data, options.image_size, "val", options.data_root)
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
-    source = autolink_for(options.autolink, options, options.data, options.data_root, **learner)
+    source = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(source)
     accelerator = start(options)
     device, rank = accelerator.device, accelerator.process_index

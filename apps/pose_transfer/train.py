@@ -52,12 +52,8 @@ SHOWN = 8
 class Options(RunOptions):
     """Train pose transfer on clips. The paper states no weights, rates or batch size: these are ours."""
 
-    data: str = tyro.MISSING
-    """Videos, folders of frames, images whose names group into clips, a benchmark's name, or `synthetic`."""
     output: Path = Path("runs/pose-transfer")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    data_root: Path | None = None
-    """Where benchmarks are looked up by name; default $AUTOLINK_DATA."""
     autolink: str | None = None
     """Frozen AutoLink: file, folder, shipped name or hub id. Else this data's is used, or trained."""
     appearance: Appearance = "warped"
@@ -96,7 +92,7 @@ def train(options: Options) -> Path:
         others = FramePairs(open_data(options.data, options.image_size, "val", options.data_root))
     learner = {"perceptual": options.perceptual, "keypoints": options.keypoints}
     learner["steps"] = options.autolink_steps
-    chosen = autolink_for(options.autolink, options, options.data, options.data_root, **learner)
+    chosen = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(chosen)
 
     accelerator = start(options)
