@@ -46,12 +46,22 @@ def reported(path: Path, advice: str) -> Iterator[None]:
         raise UserError(f"{path}: {error.strerror}; {advice}") from error
 
 
+def silence() -> None:
+    """Keep ffmpeg's log messages out of Python, which is PyAV's default.
+
+    torchvision 0.21, for one, switches them on when it is imported. A decoding thread that logs then waits for the
+    interpreter's lock while the thread that holds it waits for the decoder to end: a deadlock.
+    """
+    av.logging.set_level(None)
+
+
 def open_media(path: Path) -> InputContainer:
     """Opens a video or sound file to read from.
 
     Raises:
         UserError: no such file, of no kind that ffmpeg knows, or an mp4 that is cut off.
     """
+    silence()
     existing_file(path)
     if _cut_off(path):
         raise UserError(f"{path}: cut off, shorter than it says itself; copy or download it again")

@@ -237,6 +237,7 @@ class VideoWriter:
         # delay_moov: else there is no edit list in a fragmented file, and B-frames would delay everything.
         options = {"movflags": "empty_moov+delay_moov", "frag_duration": "500000", "flush_packets": "1"}
         options |= self._timescales
+        media.silence()
         with media.reported(self.path, "choose another place for it"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._part.write_bytes(b"")  # now, since ffmpeg opens it at the first frame only

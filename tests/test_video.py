@@ -544,3 +544,14 @@ def test_a_real_clip_with_sound(tmp_path, real_data):
 def test_a_real_clip_with_pixels_that_are_not_square(real_data):
     with open_frames(real_data / "clips" / "faces" / "d9.mp4") as frames:  # 512 x 480, 15:16
         assert (frames.width, frames.height) == (512, 512)
+
+
+def test_log_messages_stay_out_of_python(tmp_path):
+    """Else a decoding thread that logs and the thread that ends it wait for each other (torchvision 0.21)."""
+    for use in (
+        lambda: write_video(tmp_path / "v.mp4", [np.zeros((16, 16, 3), np.uint8)] * 3, 25),
+        lambda: list(VideoReader(tmp_path / "v.mp4")),
+    ):
+        av.logging.set_level(av.logging.ERROR)
+        use()
+        assert av.logging.get_level() is None
