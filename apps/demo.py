@@ -90,7 +90,7 @@ def turning(portrait: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def picture(output: Path) -> torch.Tensor:
-    """What the commands made, in one picture (3, H, W): graph on a portrait | motion of a figure | samples."""
+    """What the commands made, in one picture (3, H, W): graph on a portrait | a face that follows it | samples."""
     found = Image.open(output / "keypoints/overlays/portrait.png")
     samples = Image.open(output / "samples/grid.png")
     with open_frames(output / "transfer-preview.mp4") as video:

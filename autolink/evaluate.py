@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from autolink.data import open_data
+from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.metrics import interocular_distance, landmark_errors
 from autolink.model import AutoLink, load
@@ -31,8 +32,8 @@ class Options:
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
     batch_size: int = 64
     """Images at a time."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to run."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
 
 
 def evaluate(options: Options) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     Raises:
         UserError: If model or data cannot be used, or the data have no landmarks.
     """
-    model = load(options.model, options.device)
+    model = load(options.model, pick_device(options.device))
     splits = []
     for split in ("train", "val"):
         data = open_data(options.data, model.config.image_size, split, options.data_root)

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.data.folder import list_files
+from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.geometry import to_pixels
 from autolink.images import IMAGE_SUFFIXES
@@ -48,8 +49,8 @@ class Options:
     """Number the keypoints in the overlays."""
     batch_size: int = 32
     """Frames at a time."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to run."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
 
 
 class Detection(NamedTuple):
@@ -137,7 +138,7 @@ def detect(options: Options) -> int:
         UserError: If an input or the model cannot be read.
     """
     sources = list(_expand(options.inputs))
-    model = load(options.model, options.device)
+    model = load(options.model, pick_device(options.device))
     with _Table(options.output, model) as table, tqdm(unit="frame", desc="detect") as progress:
         for source, name in sources:
             drawn = options.output / "overlays" / name if options.overlays else None

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
 from autolink.visualize import save_png
 from autolink.weights import read_tensors, write_safetensors
@@ -109,9 +110,10 @@ def local_main_first() -> AbstractContextManager[None]:
 def _precision(wanted: str) -> str:
     if wanted != "auto":
         return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+    device = pick_device()
+    if computes_bfloat16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "no"
 
 
 def as_json(options: Any) -> dict[str, Any]:

@@ -52,17 +52,8 @@ class PretrainedModel(nn.Module):
         if path.suffix != ".safetensors":
             path = path / "model.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: (value.half() if half and value.is_floating_point() else value).contiguous()
-            for name, value in self.state_dict().items()
-        }
-        header = {
-            "format": FORMAT,
-            "task": self.task,
-            "config": json.dumps(asdict(self.config)),
-            "metadata": json.dumps(dict(self.metadata if metadata is None else metadata)),
-        }
-        write_safetensors(path, tensors, header)
+        metadata = self.metadata if metadata is None else dict(metadata)
+        write_model(path, self.state_dict(), self.task, asdict(self.config), metadata, half)
         return path
 
     @classmethod
@@ -89,6 +80,18 @@ class PretrainedModel(nn.Module):
         return model.to(device).eval()
 
 
+def write_model(
+    path: Path, state: Mapping[str, Tensor], task: str, config: dict[str, Any], metadata: dict[str, Any], half: bool
+) -> None:
+    """Write a model file: weights, and a header that says how to build the model and how it came to be."""
+    tensors = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for name, value in state.items()
+    }
+    header = {"format": FORMAT, "task": task, "config": json.dumps(config), "metadata": json.dumps(metadata)}
+    write_safetensors(path, tensors, header)
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write `tensors` so that `path` is at every moment either the old file or the whole new one."""
     part = path.with_name(path.name + ".part")
@@ -105,7 +108,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a model file says of itself: `format`, `task`, `config` and `metadata`.
+    """What a model file says of itself: `task`, `config` and `metadata`.
 
     Raises:
         UserError: If the file is not a whole `.safetensors` file, or not one written by this project.
@@ -117,7 +120,6 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} was not written by autolink (no '{FORMAT}' in its header), so what it holds is unknown"
         )
     return {
-        "format": header["format"],
         "task": header["task"],
         "config": json.loads(header["config"]),
         "metadata": json.loads(header["metadata"]),

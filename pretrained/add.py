@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from autolink.errors import UserError, command
-from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_safetensors
+from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_model
 
 LIMIT = 20_000_000
 """Bytes that one shipped file may have."""
@@ -44,10 +44,8 @@ def add(options: Options) -> dict[str, Any]:
         UserError: If the file is not a model, or is too large to ship.
     """
     header = read_header(options.file)
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in read_tensors(options.file).items()}
     path = pretrained_folder() / f"{options.name}.safetensors"
-    about = {key: json.dumps(header[key]) for key in ("config", "metadata")}
-    write_safetensors(path, tensors, {"format": header["format"], "task": header["task"], **about})
+    write_model(path, read_tensors(options.file), **header, half=True)
     if path.stat().st_size > LIMIT:
         path.unlink()
         raise UserError(f"{options.file} takes more than {LIMIT // 10**6} MB as float16; train with a smaller --width")

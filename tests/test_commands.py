@@ -166,6 +166,11 @@ def test_mistakes_get_one_line(monkeypatch, capsys, tiny_file, clip, tmp_path):
     assert "a.txt" in mistake(monkeypatch, capsys, *detect, text / "a.txt")
     assert "broken" in mistake(monkeypatch, capsys, "info", broken)
     assert "usage" in mistake(monkeypatch, capsys, "info")
+    for absent in ("cuda:99", "abacus", "cpu:x"):
+        assert f"--device {absent}" in mistake(monkeypatch, capsys, *detect, "--device", absent, clip)
+        assert absent in mistake(
+            monkeypatch, capsys, "evaluate", "--model", tiny_file, "--data", text, "--device", absent
+        )
     assert "not a command" in mistake(monkeypatch, capsys, "frobnicate")
     assert "onnx" in mistake(monkeypatch, capsys, "export", "--model", tiny_file, "--output", tmp_path / "m.bin")
     assert "no model" in mistake(

@@ -107,7 +107,7 @@ def test_file_round_trip(tiny, tmp_path):
     images = torch.rand(2, 3, 64, 64)
     assert again.config == tiny.config and again.metadata == {"steps": 3} and not again.training
     assert torch.equal(again.detect(images).xy, tiny.detect(images).xy)
-    header = {"format": "autolink/1", "task": "autolink", "config": vars(tiny.config), "metadata": {"steps": 3}}
+    header = {"task": "autolink", "config": vars(tiny.config), "metadata": {"steps": 3}}
     assert read_header(path) == header
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from autolink import AutoLink
+from autolink import AutoLink, UserError, weights
 from autolink.data import open_data
+from autolink.pretrained import add
 from autolink.weights import manifest, pretrained_folder, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.pose_transfer.model import PoseTransfer
@@ -58,6 +59,23 @@ def test_everything_shipped_is_recorded_and_small():
     for name, entry in manifest().items():
         assert {"sha256", "task", "data", "terms", "steps", "options", "commit", "hardware", "metric"} <= set(entry)
         assert f"`{name}`" in cards
+
+
+def test_adding_a_model_records_it_and_refuses_a_large_one(tiny, tmp_path, monkeypatch):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "manifest.json").write_text("{}")
+    monkeypatch.setattr(weights, "pretrained_folder", lambda: shelf)
+    monkeypatch.setattr(add, "pretrained_folder", lambda: shelf)
+    file = tiny.save_pretrained(tmp_path / "run", {"data": "mine", "steps": 7, "options": {"seed": 1}})
+    options = add.Options("mine", file, terms="free", hardware="CPU", metric='{"error": 1.5}')
+    entry = add.add(options)
+    assert entry["steps"] == 7 and entry["metric"] == {"error": 1.5} and weights.manifest() == {"mine": entry}
+    images = pictures(64)
+    assert torch.allclose(AutoLink.from_pretrained("mine").detect(images).xy, tiny.detect(images).xy, atol=1e-2)
+    monkeypatch.setattr(add, "LIMIT", 1000)
+    with pytest.raises(UserError, match="smaller --width"):
+        add.add(options)
 
 
 if __name__ == "__main__":

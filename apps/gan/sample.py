@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.data.folder import list_files
+from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.images import IMAGE_SUFFIXES, load_square, why_unreadable
 from autolink.visualize import edge_map_image, image_grid, overlay, save_png, to_uint8
@@ -48,7 +49,7 @@ class Options:
     truncation: float = 0.7
     """1 for all the variety that was learned; towards 0, appearances get more typical."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1` …"""
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
 
 
 def sample(options: Options) -> Path:
@@ -59,9 +60,7 @@ def sample(options: Options) -> Path:
     """
     if options.columns < 1 or options.count < 1:
         raise UserError(f"--columns {options.columns} --count {options.count}: both must be at least 1")
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(options.device)
     files = [file for path in options.pose for file in image_files(path)]
     if options.model is None:
         print(f"no --model given: using the shipped '{DEFAULT_MODEL}'")

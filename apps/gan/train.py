@@ -104,6 +104,8 @@ def train(options: Options) -> Path:
     source = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(source)
     accelerator = start(options)
+    if options.batch_size // accelerator.num_processes % 2:
+        raise UserError(f"--batch-size {options.batch_size} must give each process an even number of images")
     device, rank = accelerator.device, accelerator.process_index
     config = ConditionalGANConfig(options.image_size, options.width, min(BANK, len(data)), autolink.config)
     gan = ConditionalGAN(config).to(device, memory_format=torch.channels_last)
@@ -112,8 +114,6 @@ def train(options: Options) -> Path:
     held_out_poses = poses_of(gan.autolink, held_out, min(HELD_OUT, len(held_out)))
 
     channels = 4 if options.discriminator == "conditional" else 3
-    if options.batch_size // accelerator.num_processes % 2:
-        raise UserError(f"--batch-size {options.batch_size} must give each process an even number of images")
     judge = Discriminator(options.image_size, options.width, channels, minibatch_std=True)
     judge = judge.to(device, memory_format=torch.channels_last)
     generator, discriminator = gan.generator, judge

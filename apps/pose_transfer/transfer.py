@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.detector import Keypoints
+from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.images import square
 from autolink.video import FrameSource, VideoFrame, VideoWriter, open_frames
@@ -75,8 +76,8 @@ class Options:
     """Also write OUTPUT-preview.mp4: source | driver | edge map | result."""
     batch_size: int = 16
     """Frames at a time."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
     max_frames: int | None = None
     """Stop after this many frames of the driver."""
 
@@ -109,7 +110,7 @@ def transfer(options: Options) -> Path:
     with ExitStack() as files:
         source = files.enter_context(open_frames(options.src))
         driver = files.enter_context(open_frames(options.driver))
-        model = PoseTransfer.from_pretrained(options.model, _device(options.device))
+        model = PoseTransfer.from_pretrained(options.model, pick_device(options.device))
         model.network.to(memory_format=torch.channels_last)
         size = model.config.image_size
         print(f"model: {options.model} ({size}x{size}, {model.config.appearance} appearance)")
@@ -256,27 +257,9 @@ def _progress(doing: str, frames: FrameSource, limit: int | None) -> tqdm:
     return tqdm(desc=doing, total=min(counts, default=None), unit="frame")
 
 
-def _device(wanted: str) -> torch.device:
-    """The device asked for, or the best there is.
-
-    Raises:
-        UserError: If it is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        wanted = next(device for device, available in there.items() if available)
-    if not there[wanted]:
-        raise UserError(f"--device {wanted}: there is none here; --device auto takes what there is")
-    return torch.device(wanted)
-
-
 def _half_precision(device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where that is faster; for the network alone, since keypoints need float32."""
-    if device.type == "cuda":
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        faster = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=faster)
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device))
 
 
 @command
