@@ -46,6 +46,33 @@ def test_fast_engine_equals_the_formula(keypoints, thickness, size):
         assert torch.allclose(reference, fast, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
+def test_edges_that_cannot_win_are_left_out_without_a_trace(spread):
+    # Five blocks of edges, weights over nine orders of magnitude as a trained graph has, every thickness its own.
+    points, weights = example(24, spread=spread)
+    weights = weights ** torch.linspace(1, 20, len(weights), dtype=torch.float64)[torch.randperm(len(weights))]
+    thickness = torch.rand_like(weights) * 0.02 + 1e-4
+    inputs = [t.requires_grad_() for t in (points, weights, thickness)]
+    drawn, gradients = {}, {}
+    for engine in ENGINES:
+        drawn[engine] = draw_edges(points, weights, (13, 70), thickness, engine)
+        upstream = torch.linspace(-1, 1, 2 * 13 * 70, dtype=torch.float64).view_as(drawn[engine])
+        gradients[engine] = torch.autograd.grad((drawn[engine] * upstream).sum(), inputs)
+    assert torch.allclose(drawn["reference"], drawn["thrifty"], rtol=1e-10, atol=1e-300)
+    for reference, fast in zip(gradients["reference"], gradients["thrifty"]):
+        assert torch.allclose(reference, fast, rtol=1e-8, atol=1e-9)
+
+
+def test_most_edges_are_left_out(monkeypatch):
+    tried = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *args: tried.append(len(args[1])) or addmm(*args))
+    points, weights = example(32, spread=0.9, dtype=torch.float32)
+    draw_edges(points, weights, 128, 5e-4, "thrifty")
+    every_pair_twice = 2 * 2 * (128 // 8) ** 2 * len(weights)  # along and across, on every tile of two images
+    assert 0 < sum(tried) < 0.15 * every_pair_twice
+
+
 def test_fast_engine_in_float32():
     points, weights = example(16, dtype=torch.float32)
     exact = draw_edges(points.double(), weights.double(), 128, 5e-4, "reference")
