@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autolink.errors import UserError
-from autolink.layers import LEAKY_SLOPE, conv, scaled
+from autolink.layers import LEAKY_SLOPE, ConvDown, conv, scaled
 
 SMALLEST_SIDE = 8
 """Side of the smallest feature map of discriminator and generators."""
@@ -149,23 +149,6 @@ class DownBlock(nn.Module):
         body = functional.leaky_relu(self.conv(x), LEAKY_SLOPE)
         body = functional.leaky_relu(self.conv_down(body), LEAKY_SLOPE)
         return (body + self.shortcut(x)) * math.sqrt(0.5)  # the sum keeps the variance of its terms
-
-
-class ConvDown(nn.Conv2d):
-    """Conv-Down as one convolution: a k×k kernel averaged over 2×2 offsets is a (k+1)×(k+1) kernel of stride 2.
-
-    The same function of the same parameters as `down(conv(x))`, to rounding and with the same borders, for 4/9 of
-    the multiplications if k is 3.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) → (B, outputs, H/2, W/2); H, W even."""
-        offsets = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-        kernel = sum(functional.pad(self.weight, offset) for offset in offsets) / 4
-        return functional.conv2d(x, kernel, self.bias, stride=2, padding=self.padding)
 
 
 def initialise(layer: nn.Conv2d | nn.Linear) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from autolink.geometry import expected_position, heatmap_probabilities, pixel_grid
-from autolink.layers import LEAKY_SLOPE, Down, Up, conv, conv_bn_relu, scaled
+from autolink.layers import LEAKY_SLOPE, ConvDown, Up, conv, conv_bn_relu, scaled
 
 CONFIDENCE_RADIUS = 0.2
 """Heatmap mass within this distance of a keypoint (a tenth of the image's side) counts towards its confidence."""
@@ -32,15 +32,14 @@ class ResidualDown(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv(inputs, outputs, bias=False),
-            Down(),
+            ConvDown(inputs, outputs, bias=False),
             nn.BatchNorm2d(outputs),
-            nn.LeakyReLU(LEAKY_SLOPE),
+            nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
             conv(outputs, outputs, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self.shortcut = nn.Sequential(conv(inputs, outputs, bias=False), Down(), nn.BatchNorm2d(outputs))
-        self.activation = nn.LeakyReLU(LEAKY_SLOPE)
+        self.shortcut = nn.Sequential(ConvDown(inputs, outputs, bias=False), nn.BatchNorm2d(outputs))
+        self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, H/2, W/2)."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional
 
 from autolink.adversarial import (
-    ConvDown,
     Discriminator,
     channels_at,
     discriminator_loss,
@@ -16,7 +14,6 @@ from autolink.adversarial import (
     r1_penalty,
 )
 from autolink.errors import UserError
-from autolink.layers import down
 
 
 def test_losses_are_the_equations() -> None:
@@ -104,14 +101,6 @@ def test_equal_images_are_told_from_different_ones() -> None:
     alone = discriminator(image.repeat(2, 1, 1, 1))[0]
     beside_another = discriminator(torch.cat([image, torch.randn(1, 3, 16, 16)]))[0]
     assert (alone - beside_another).abs() > 1e-4
-
-
-@pytest.mark.parametrize("kernel_size", [1, 3])
-def test_fused_conv_down_is_conv_then_down(kernel_size: int) -> None:
-    layer = ConvDown(3, 5, kernel_size).double()
-    x = torch.randn(2, 3, 12, 8, dtype=torch.float64)
-    expected = down(functional.conv2d(x, layer.weight, layer.bias, padding=kernel_size // 2))
-    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_full_precision_escapes_autocast() -> None:
