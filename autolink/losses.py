@@ -8,12 +8,14 @@ Shapes: B batch, S image side, C h w of a feature map.
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torchvision import models
 
@@ -58,7 +60,6 @@ class PerceptualLoss(nn.Module):
         # VGG's stages are of like magnitude and weigh the same in the official code. The others' are not:
         # SqueezeNet's last stage is some thirty times its first.
         self.standardise = features != "vgg16"
-        self.distance = functional.l1_loss if norm == "l1" else functional.mse_loss
         self.power = 1 if norm == "l1" else 2
         self.input_size = input_size
         self.requires_grad_(False).eval()
@@ -80,20 +81,50 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             targets = self._stages(target.detach())
         predictions = self._stages(predicted)
-        with torch.autocast(predicted.device.type, enabled=False):
-            losses = []
-            for seen, wanted in zip(predictions, targets):
-                wanted = wanted.float()
-                loss = self.distance(seen.float(), wanted)
-                if self.standardise:
-                    loss = loss / (wanted.std() + 1e-6) ** self.power
-                losses.append(loss)
-            return torch.stack(losses).mean()
+        losses = []
+        for seen, wanted in zip(predictions, targets):
+            loss = mean_difference(seen, wanted, self.power)
+            if self.standardise:
+                loss = loss / (_standard_deviation(wanted) + 1e-6) ** self.power
+            losses.append(loss)
+        return torch.stack(losses).mean()
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         if self.input_size is not None and self.input_size != images.shape[-1]:
             images = functional.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False)
         return self.features(images)
+
+
+def mean_difference(predicted: Tensor, target: Tensor, power: int) -> Tensor:
+    """Mean of |predicted − target|^power for a power of 1 or 2, summed in float32; differentiable in `predicted`.
+
+    Keeps one tensor of the inputs' precision for the gradient. A difference of features in half precision is rounded
+    once, and never to zero, so the gradient of the absolute value is exact.
+    """
+    return _MeanDifference.apply(predicted, target, power)
+
+
+class _MeanDifference(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, power: int) -> Tensor:
+        difference = a - b
+        ctx.power = power
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, power, dtype=torch.float32) ** power / difference.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (difference,) = ctx.saved_tensors
+        step = difference.sign() if ctx.power == 1 else difference * 2
+        return step.mul_(grad / difference.numel()), None, None
+
+
+def _standard_deviation(x: Tensor) -> Tensor:
+    """Standard deviation of all values, summed in float32."""
+    mean_square = torch.linalg.vector_norm(x, dtype=torch.float32) ** 2 / x.numel()
+    return (mean_square - x.mean(dtype=torch.float32) ** 2).clamp_min(0).sqrt()
 
 
 class NetworkFeatures(nn.Module):
@@ -108,24 +139,32 @@ class NetworkFeatures(nn.Module):
     def __init__(self, name: str, layers: nn.Sequential, taps: tuple[int, ...]) -> None:
         super().__init__()
         self.layers = layers[: taps[-1] + 1]
-        for layer in self.layers.modules():
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # a tapped activation must survive the next layer
         self.taps = taps
         self.layers.load_state_dict(_load_features(name, set(self.layers.state_dict())))
+        self.copies: dict[tuple[torch.device, torch.dtype], nn.Sequential] = {}
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B, C, h, w) of images (B, 3, S, S) in [−1, 1]."""
         x = ((images.float() + 1) / 2 - self.mean) / self.std
-        x = x.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
         stages = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._layers_for(x)):
             x = layer(x)
             if index in self.taps:
                 stages.append(x)
         return stages
+
+    def _layers_for(self, x: Tensor) -> nn.Sequential:
+        """The layers in the precision of autocast, converted once: autocast converts frozen weights at each use."""
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self.layers
+        key = (x.device, torch.get_autocast_dtype(kind))
+        if key not in self.copies:
+            self.copies[key] = copy.deepcopy(self.layers).to(*key, memory_format=torch.channels_last)
+        return self.copies[key]
 
 
 class PyramidFeatures(nn.Module):

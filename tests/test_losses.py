@@ -3,10 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 from torchvision import models
 
 from autolink import UserError
-from autolink.losses import PerceptualLoss
+from autolink.losses import PerceptualLoss, mean_difference
 
 
 @pytest.fixture
@@ -95,3 +96,30 @@ def test_distance_is_float32_under_autocast():
     loss = PerceptualLoss("pyramid")
     with torch.autocast("cpu", torch.bfloat16):
         assert loss(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("power, expected", [(1, functional.l1_loss), (2, functional.mse_loss)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-3)])
+def test_mean_difference_is_the_usual_one(power, expected, dtype, tolerance):
+    predicted, target = (torch.randn(2, 3, 32, 32).to(dtype) for _ in range(2))
+    predicted.requires_grad_()
+    exact = predicted.detach().double().requires_grad_()
+    reference, value = expected(exact, target.double()), mean_difference(predicted, target, power)
+    (wanted,), (gradient,) = torch.autograd.grad(reference, exact), torch.autograd.grad(value, predicted)
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(reference.item(), rel=tolerance)
+    assert torch.allclose(gradient.double(), wanted, rtol=2**-7 if dtype == torch.bfloat16 else tolerance)
+
+
+def test_features_under_autocast_are_those_of_weights_rounded_each_time(no_weights):
+    torch.save(random_state("squeezenet"), no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")
+    features = PerceptualLoss("squeezenet").features
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    exact = features(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, kept = features(images), features._layers_for
+        features._layers_for = lambda x: features.layers  # as autocast does it
+        expected = features(images)
+        features._layers_for = kept
+        assert all(torch.equal(a, b) for a, b in zip(rounded, expected))
+    assert rounded[0].dtype == torch.bfloat16 and not torch.equal(rounded[-1].float(), exact[-1])
+    assert all(torch.equal(a, b) for a, b in zip(features(images), exact))
