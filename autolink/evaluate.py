@@ -1,33 +1,46 @@
-"""How well keypoints predict human landmarks: `autolink evaluate --model M --data NAME_OR_DIR` prints JSON."""
+"""How well keypoints predict human landmarks: `autolink evaluate --model M --data NAME_OR_DIR` prints JSON.
+
+A benchmark is judged by the protocol that was published for it, any other data by the landmarks that it has: by the
+distance between the eyes where they are known, else by the side of the image.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from autolink.data import open_data
+from autolink.data.benchmarks import BENCHMARKS
+from autolink.data.sample import SampleSet
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
-from autolink.metrics import interocular_distance, landmark_errors
+from autolink.graph import topology
+from autolink.metrics import EYES, PROTOCOLS, Labelled
 from autolink.model import AutoLink, load
+from autolink.weights import read_header, resolve
+
+VARIANTS = ("with_bias", "without_bias", "of_mean_shape")
+"""Endings of the scores in a report: two linear maps, and no keypoints at all."""
 
 
 @dataclass
 class Options:
-    """Fit a linear map from keypoints to landmarks on the training split, and report its error on the held-out one."""
+    """Fit a linear map from keypoints to landmarks on one part of a data set, and report its error on another."""
 
-    model: str
-    """A shipped name, a file, a folder or a hub id."""
     data: str
     """A data set with landmarks: its folder or its name."""
+    model: str | None = None
+    """A shipped name, a file, a folder or a hub id."""
+    runs: tuple[str, ...] = ()
+    """Instead of one model: several, such as the run folders of ten seeds. Adds their mean and standard deviation."""
     data_root: Path | None = None
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
     batch_size: int = 64
@@ -37,54 +50,97 @@ class Options:
 
 
 def evaluate(options: Options) -> dict[str, Any]:
-    """Errors in percent, with and without bias, beside the error of always predicting the mean shape.
-
-    Errors are normalised by the distance between the eye centres where the landmarks have eyes (68 or 5 points), else
-    by the side of the image.
+    """What `autolink evaluate` prints: the report of one model, or of several runs and what they have in common.
 
     Raises:
-        UserError: If model or data cannot be used, or the data have no landmarks.
+        UserError: If a model or the data cannot be used, or the data have no landmarks.
     """
-    model = load(options.model, pick_device(options.device))
-    splits = []
-    for split in ("train", "val"):
-        data = open_data(options.data, model.config.image_size, split, options.data_root)
-        if data.landmark_count == 0:
-            raise UserError(f"{options.data} has no landmarks to evaluate against; give a set with a landmark csv")
-        splits.append(_detect_all(model, data, options, split))
-    (train_keypoints, train_landmarks), (keypoints, landmarks) = splits
+    if (options.model is None) == (not options.runs):
+        given = "neither --model nor --runs" if options.model is None else "both --model and --runs"
+        raise UserError(f"{given} given; expected --model for one model, or --runs for several")
+    return _rounded(_evaluate_runs(options) if options.model is None else _evaluate_model(options.model, options))
 
-    distance = interocular_distance(landmarks)
-    unit = torch.ones(len(landmarks)) if distance is None else distance / 2  # both in shares of the image's side
-    mean_shape = landmark_errors(train_keypoints[:, :0], train_landmarks, keypoints[:, :0], landmarks, bias=True)
 
-    def percent(errors: Tensor) -> float:
-        return round((errors / unit[:, None]).nanmean().item() * 100, 2)
-
-    def regression(bias: bool) -> float:
-        return percent(landmark_errors(train_keypoints, train_landmarks, keypoints, landmarks, bias))
-
+def _evaluate_model(name: str, options: Options) -> dict[str, Any]:
+    """Scores with and without bias, beside that of always predicting the mean shape."""
+    model = load(name, pick_device(options.device))
+    fit_data, test_data = (_open(options, model.config.image_size, split) for split in ("fit", "test"))
+    fit, test = (_detect_all(model, data, options.batch_size) for data in (fit_data, test_data))
+    protocol_name = _protocol_of(options.data, test.landmarks.shape[1])
+    protocol = PROTOCOLS[protocol_name]
+    nothing = [Labelled(part.keypoints[:, :0], part.landmarks) for part in (fit, test)]
+    scores = (protocol.score(fit, test, True), protocol.score(fit, test, False), protocol.score(*nothing, True))
     return {
-        "model": options.model,
+        "model": name,
         "data": options.data,
-        "train_images": len(train_keypoints),
-        "test_images": len(keypoints),
+        "train_images": len(fit.keypoints),
+        "test_images": len(test.keypoints),
         "keypoints": model.config.keypoints,
-        "landmarks": landmarks.shape[1],
-        "normalised_by": "side of the image" if distance is None else "distance between eye centres",
-        "error_percent_with_bias": regression(bias=True),
-        "error_percent_without_bias": regression(bias=False),
-        "error_percent_of_mean_shape": percent(mean_shape),
+        "landmarks": test.landmarks.shape[1],
+        "protocol": protocol_name,
+        "published": f"{protocol.measures}_{'with' if protocol.bias else 'without'}_bias",
+        "normalised_by": protocol.normalised_by,
+        "frame": "origin at the top left corner of the square image, which is one unit wide",
+        **{f"{protocol.measures}_{ending}": score for ending, score in zip(VARIANTS, scores, strict=True)},
+        **_topology_where_known(model, test_data, options.batch_size),
     }
 
 
-def _detect_all(model: AutoLink, data: Dataset, options: Options, split: str) -> tuple[Tensor, Tensor]:
-    """Keypoints (N, K, 2) and landmarks (N, L, 2) of a whole data set, on the CPU."""
+def _topology_where_known(model: AutoLink, data: SampleSet, batch_size: int) -> dict[str, Any]:
+    """How many of the true links the graph has found, if the data say which they are (`synthetic` does)."""
+    return topology(model, data, batch_size=batch_size) if getattr(data, "links", ()) else {}
+
+
+def _evaluate_runs(options: Options) -> dict[str, Any]:
+    """A report each, and mean and sample standard deviation of every score."""
+    sizes = {run: read_header(resolve(run))["config"].get("keypoints") for run in options.runs}
+    if len(set(sizes.values())) > 1:
+        differ = ", ".join(f"{run} has {size}" for run, size in sizes.items())
+        raise UserError(f"--runs expects runs that differ in their seed, not in their number of keypoints: {differ}")
+    bar = tqdm(options.runs, desc="evaluate", unit="run", disable=None)
+    reports = [_evaluate_model(run, options) for run in bar]
+    scores = {key: [report[key] for report in reports] for key in reports[0] if key.endswith((*VARIANTS, "_percent"))}
+    return {
+        "data": options.data,
+        "protocol": reports[0]["protocol"],
+        "published": reports[0]["published"],
+        "mean": {key: statistics.mean(values) for key, values in scores.items()},
+        "standard_deviation": {k: statistics.stdev(v) if len(v) > 1 else None for k, v in scores.items()},
+        "runs": reports,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """A report with two decimals."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return round(value, 2) if isinstance(value, float) else value
+
+
+def _protocol_of(data: str, landmark_count: int) -> str:
+    """The name of the protocol by which a data set is judged, see the module's text."""
+    benchmark = BENCHMARKS.get(data)
+    if benchmark is not None and benchmark.protocol is not None:
+        return benchmark.protocol
+    return "interocular" if landmark_count in EYES else "cub"
+
+
+def _open(options: Options, image_size: int, split: str) -> SampleSet:
+    data = open_data(options.data, image_size, split, options.data_root)
+    if data.landmark_count == 0:
+        raise UserError(f"{options.data} has no landmarks to evaluate against; give a set with a landmark csv")
+    return data
+
+
+def _detect_all(model: AutoLink, data: SampleSet, batch_size: int) -> Labelled:
+    """Keypoints and landmarks of one part of a data set, on the CPU."""
     keypoints, landmarks = [], []
-    for sample in tqdm(DataLoader(data, options.batch_size, num_workers=1), desc=f"detect ({split})", leave=False):
+    for sample in tqdm(DataLoader(data, batch_size, num_workers=1), desc="detect", leave=False, disable=None):
         keypoints.append(model.detect(sample.image.float() / 255).xy.cpu())
         landmarks.append(sample.landmarks)
-    return torch.cat(keypoints), torch.cat(landmarks)
+    return Labelled(torch.cat(keypoints), torch.cat(landmarks))
 
 
 @command

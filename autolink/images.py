@@ -1,14 +1,15 @@
 """From an image file of any kind to a square of RGB bytes.
 
-Geometry: the largest centred square of the upright image, resized to `size` x `size` with antialiasing. This
-is "shorter side to `size`, then centre crop" without the rounding in between, so that landmarks follow
-exactly.
+Geometry: a box of the upright image, resized to `size` x `size` with antialiasing; by default its largest
+centred square. That is "shorter side to `size`, then centre crop" without the rounding in between, so that
+landmarks follow exactly.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,9 @@ _UPRIGHT = {
 _TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}  # they swap width and height
 _TAIL = 4096
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels; pixel i spans [i, i + 1)."""
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB; transparency shows mid-grey, 16 bits are scaled to 8."""
@@ -41,27 +45,37 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def crop_square(width: float, height: float) -> tuple[float, float, float]:
-    """Left, top and side of the largest centred square of an image, in its pixels."""
-    side = min(width, height)
-    return (width - side) / 2, (height - side) / 2, side
+def cut_box(width: float, height: float, box: Box | None = None) -> Box:
+    """What of an image is cut out: the part of a box that it shows, or its largest centred square.
+
+    Raises:
+        ValueError: the image shows nothing of the box.
+    """
+    if box is None:
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+    left, top, right, bottom = (float(edge) for edge in box)
+    cut = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        raise ValueError(f"nothing of it, {width} x {height}, is in the box ({left}, {top}, {right}, {bottom})")
+    return cut
 
 
-def square(image: Image.Image, size: int, box: tuple[float, float, float] | None = None) -> Image.Image:
-    """A square of an RGB image at `size`, antialiased.
+def square(image: Image.Image, size: int, box: Box | None = None) -> Image.Image:
+    """A box of an RGB image, stretched to a square of side `size` and antialiased.
 
     Args:
         image: the image.
         size: side of the result in pixels.
-        box: left, top and side of the square in pixels; the largest centred one if not given.
+        box: within the image; its largest centred square if not given.
     """
-    left, top, side = crop_square(*image.size) if box is None else box
-    box = (left, top, left + side, top + side)
+    box = cut_box(*image.size) if box is None else box
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
-def load_square(path: Path | str, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads an image file, turns it upright and cuts its centred square.
+def load_square(path: Path | str | BinaryIO, size: int, box: Box | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Reads an image file (its path, or open), turns it upright and cuts a box, by default its centred square.
 
     Returns:
         The (size, size, 3) uint8 square, and (width, height) of the upright image in the file.
@@ -69,17 +83,20 @@ def load_square(path: Path | str, size: int) -> tuple[np.ndarray, tuple[int, int
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file cannot be read as an image.
     """
-    with Image.open(path) as image:
+    with Image.open(path) as file:
+        upright = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+        image: Image.Image = file
+        if box is not None and upright is not None:  # the box is one of the upright image
+            image, upright = to_rgb(file).transpose(upright), None
         width, height = image.size
-        upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        left, top, right, bottom = cut_box(width, height, box)
         # A JPEG can be decoded at a half, quarter or eighth of its size, much faster. At twice the size that
         # is needed or more, the antialiasing is left to `square`. The reduced image is rounded up to whole
-        # pixels, so the square is found in the full one.
-        enough = 2 * size / min(width, height)
+        # pixels, so the box is found in the full one.
+        enough = 2 * size / min(right - left, bottom - top)
         reduced = image.draft(None, (round(enough * width), round(enough * height)))
         scale = 1.0 if reduced is None else reduced[1][2] / width
-        left, top, side = crop_square(width, height)
-        cut = square(to_rgb(image), size, (left * scale, top * scale, side * scale))
+        cut = square(to_rgb(image), size, (left * scale, top * scale, right * scale, bottom * scale))
     if upright is not None:  # the centred square is the same one, turned
         cut = cut.transpose(upright)
         if upright in _TURNS:

@@ -21,6 +21,14 @@ def _deterministic():
     AcceleratorState._reset_state(reset_partial_state=True)  # the next test may train with another precision
 
 
+@pytest.fixture
+def own_data_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Names are looked up in what the test makes, except in the tests on real data; nothing is cached for good."""
+    if "real_data" not in request.fixturenames:
+        monkeypatch.delenv("AUTOLINK_DATA", raising=False)
+    monkeypatch.setenv("AUTOLINK_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real data sets; tests that ask for it skip, by name, where there is none."""

@@ -1,7 +1,16 @@
 """Data sets: folders of images or videos, images with landmarks, benchmarks by name, synthetic figures."""
 
-from autolink.data.registry import list_data, open_data
+from autolink.data.registry import describe_data, list_data, open_data
 from autolink.data.sample import Sample, SampleSet
 from autolink.data.synthetic import JOINT_NAMES, SKELETON_LINKS, synthetic_clip
 
-__all__ = ["JOINT_NAMES", "SKELETON_LINKS", "Sample", "SampleSet", "list_data", "open_data", "synthetic_clip"]
+__all__ = [
+    "JOINT_NAMES",
+    "SKELETON_LINKS",
+    "Sample",
+    "SampleSet",
+    "describe_data",
+    "list_data",
+    "open_data",
+    "synthetic_clip",
+]

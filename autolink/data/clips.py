@@ -10,18 +10,20 @@ videos, the last tenth of each.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from autolink.data.folder import ImageFiles, hold_out, split_files
+from autolink.data.cache import cache_folder, fingerprint, unwritable
+from autolink.data.folder import ImageFiles, held_out_split, hold_out, split_files
 from autolink.errors import UserError
 from autolink.images import square
 from autolink.video import VIDEO_SUFFIXES, VideoReader
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 _ENOUGH_TO_SPLIT = 10  # videos
 _LAYOUT = "1"  # of the cached files; a change makes all of them again
 
+Cut = Callable[[int, np.ndarray], Image.Image | None]
+"""From number and (H, W, 3) uint8 pixels of a frame to the square to keep, or None to leave the frame out."""
+
 
 def open_clips(path: Path, image_size: int, split: str = "train", name: str | None = None) -> ImageFiles:
     """A folder of videos, or one video.
@@ -38,7 +43,7 @@ def open_clips(path: Path, image_size: int, split: str = "train", name: str | No
     Args:
         path: the folder or the file.
         image_size: side of the square images in pixels.
-        split: "train", "val" or "test".
+        split: "train", "fit", "val" or "test".
         name: what to call the data set; the name of the folder or file if not given.
 
     Raises:
@@ -51,61 +56,91 @@ def open_clips(path: Path, image_size: int, split: str = "train", name: str | No
     whole = given or len(videos) >= _ENOUGH_TO_SPLIT
     if whole and not given:
         held_out = hold_out(videos)
-        videos = [video for video, held in zip(videos, held_out, strict=True) if held == (split != "train")]
+        videos = [video for video, held in zip(videos, held_out, strict=True) if held == held_out_split(split)]
 
-    cache = frame_cache()
+    return frames_of(name or path.resolve().stem, root, videos, image_size, None if whole else split)
+
+
+def frames_of(
+    name: str, root: Path, videos: Sequence[str], image_size: int, split: str | None = None, step: int = 1
+) -> ImageFiles:
+    """The frames of some videos, which are decoded unless they were before.
+
+    Args:
+        name: what to call the data set.
+        root: folder that the names of the videos start from.
+        videos: paths relative to the root; each is a clip.
+        image_size: side of the square images in pixels.
+        split: the part of each video to take, the last tenth being held out; all of it if not given.
+        step: every how many frames one is taken.
+
+    Raises:
+        UserError: none of the videos can be read, or the cache cannot be written.
+    """
+    cache = cache_folder("frames")
     files, names, clips = [], [], []
-    for video, folder in _decode_all(root, videos, cache, image_size).items():
+
+    def cut(number: int, frame: np.ndarray) -> Image.Image | None:
+        return square(Image.fromarray(frame), image_size) if number % step == 0 else None
+
+    folders = decode_all(root, {v: _cache_name(root / v, image_size, step) for v in videos}, lambda _: nullcontext(cut))
+    for video, folder in folders.items():
         frames = sorted(frame.name for frame in (cache / folder).iterdir())
-        if not whole:
+        if split is not None:
             held = max(2, round(len(frames) / 10)) if len(frames) > 3 else len(frames) // 2  # two make a pair
             border = len(frames) - held
-            frames = frames[:border] if split == "train" else frames[border:]
+            frames = frames[border:] if held_out_split(split) else frames[:border]
         files += [f"{folder}/{frame}" for frame in frames]
         names += [f"{video}/{frame}" for frame in frames]
         clips += [video] * len(frames)
     if not files:
-        raise UserError(f"{path}: one frame a video, too few to hold any out for {split!r}")
-    return ImageFiles(name or path.resolve().stem, cache, files, image_size, clips=clips, names=names)
+        raise UserError(f"{root}: one frame a video, too few to hold any out for {split!r}")
+    return ImageFiles(name, cache, files, image_size, clips=clips, names=names)
 
 
-def frame_cache() -> Path:
-    """Folder in which decoded frames are kept."""
-    base = os.environ.get("AUTOLINK_CACHE")
-    return (Path(base).expanduser() if base else Path.home() / ".cache" / "autolink") / "frames"
+def decode_all(
+    root: Path, videos: Mapping[str, str], cutter: Callable[[str], AbstractContextManager[Cut]]
+) -> dict[str, str]:
+    """Keeps what is cut out of the frames of some videos, as `NUMBER.jpg` with the number of the frame.
 
+    Args:
+        root: folder that the names of the videos start from.
+        videos: for each, the folder below the cache of frames to keep it in, named by a hash of what it is made from;
+            a video whose folder is there is left alone.
+        cutter: from a video to what cuts its frames, as a context that may hold files open.
 
-def _decode_all(root: Path, videos: Sequence[str], cache: Path, image_size: int) -> dict[str, str]:
-    """The cached folder of every video that can be read; a warning names each of the others."""
-    folders, reasons = {}, []
-    for number, video in enumerate(videos, 1):
-        folder = _cache_name(root / video, image_size)
+    Returns:
+        The videos that could be read with their folders; a warning names each of the others.
+
+    Raises:
+        UserError: none of the videos can be read, or the cache cannot be written.
+    """
+    cache, read, reasons = cache_folder("frames"), {}, []
+    for number, (video, folder) in enumerate(videos.items(), 1):
         if not (cache / folder).is_dir():
             try:
-                _decode(root / video, cache / folder, image_size, f"{video} ({number}/{len(videos)})")
+                with cutter(video) as cut:
+                    _decode(root / video, cache / folder, f"{video} ({number}/{len(videos)})", cut)
             except UserError as error:
                 logger.warning("skipped %s", error)
                 reasons.append(str(error))
                 continue
             except OSError as error:
-                raise UserError(
-                    f"{cache}: cannot keep decoded frames there ({error}); free some space, or set "
-                    "AUTOLINK_CACHE to another folder"
-                ) from error
-        folders[video] = folder
-    if not folders:
+                raise unwritable(cache, error) from error
+        read[video] = folder
+    if not read:
         raise UserError(f"{root}: none of its {len(videos)} video(s) can be read; {reasons[0]}")
-    return folders
+    return read
 
 
-def _cache_name(video: Path, image_size: int) -> str:
+def _cache_name(video: Path, image_size: int, step: int) -> str:
     """Changes whenever the frames would."""
     stat = video.stat()
-    identity = "\0".join(map(str, (_LAYOUT, video.resolve(), stat.st_size, stat.st_mtime_ns, image_size)))
-    return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    frames = image_size if step == 1 else f"{image_size}/{step}"
+    return fingerprint(_LAYOUT, video.resolve(), stat.st_size, stat.st_mtime_ns, frames)
 
 
-def _decode(video: Path, target: Path, image_size: int, label: str) -> None:
+def _decode(video: Path, target: Path, label: str, cut: Cut) -> None:
     """Decodes a video into a folder, which is there only when it is complete.
 
     Raises:
@@ -120,8 +155,9 @@ def _decode(video: Path, target: Path, image_size: int, label: str) -> None:
         with VideoReader(video) as frames, bar:
             bar.reset(frames.frame_count)
             for count, frame in enumerate(frames):
-                image = square(Image.fromarray(frame.image), image_size)
-                image.save(partial / f"{count:06d}.jpg", quality=95, subsampling=0)
+                image = cut(count, frame.image)
+                if image is not None:
+                    image.save(partial / f"{count:06d}.jpg", quality=95, subsampling=0)
                 bar.update()
         try:
             os.rename(partial, target)

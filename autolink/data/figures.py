@@ -56,10 +56,10 @@ class Figure:
 
     def __init__(self, rng: np.random.Generator):
         self.body = random_body(rng)
-        self.girth = rng.uniform(0.85, 1.25)
-        self.height = rng.uniform(0.62, 0.84)  # of the image
-        self.floor = rng.uniform(max(0.8, 1.13 * self.height), 0.97)  # raised hands stay below the upper edge
-        self.centre = rng.uniform(0.4, 0.6)
+        self.girth = rng.uniform(1.05, 1.4)
+        self.height = rng.uniform(0.8, 0.9) / self.body.stature  # of the image
+        self.floor = rng.uniform(0.94, 0.98)
+        self.centre = rng.uniform(0.45, 0.55)
         self.skin = _plain(_skin(rng))
         self.hair = _plain(_colour(rng, (0.1, 0.75), (0.08, 0.6)))
         self.bald = rng.random() < 0.1
@@ -183,14 +183,14 @@ class _Surface:
     """Two related colours mixed by smooth noise, with or without a pattern over it."""
 
     def __init__(self, rng: np.random.Generator):
-        hue, saturation, value = rng.random(), rng.uniform(0.05, 0.45), rng.uniform(0.3, 0.85)
-        near, lighter = rng.uniform(-0.12, 0.12), rng.choice([-1, 1]) * rng.uniform(0.1, 0.25)
+        hue, saturation, value = rng.random(), rng.uniform(0.05, 0.35), rng.uniform(0.3, 0.85)
+        near, lighter = rng.uniform(-0.08, 0.08), rng.choice([-1, 1]) * rng.uniform(0.05, 0.12)
         self.colours = _rgb(hue, saturation, value), _rgb(hue + near, saturation, value + lighter)
         self.noise = [rng.random((cells, cells), dtype=np.float32) for cells in (3, 6, 12)]
         self.weights = np.array([0.55, 0.3, 0.15], np.float32)
-        self.pattern = rng.choice(["none", "stripes", "checks", "rings"], p=[0.5, 0.2, 0.15, 0.15])
+        self.pattern = rng.choice(["none", "stripes", "checks", "rings"], p=[0.7, 0.1, 0.1, 0.1])
         self.frequency, self.angle = rng.uniform(20, 60), rng.choice([0, np.pi / 2, np.pi / 4])
-        self.strength = rng.uniform(0.15, 0.4)
+        self.strength = rng.uniform(0.1, 0.25)
 
     def draw(self, size: int) -> np.ndarray:
         """(S, S, 3) float32 in [0, 1]."""
@@ -288,6 +288,6 @@ def _plain(colour: np.ndarray) -> Texture:
 
 
 def _clothes(rng: np.random.Generator) -> Texture:
-    pattern = rng.choice(["plain", "rings", "stripes", "checks", "dots"], p=[0.25, 0.25, 0.15, 0.2, 0.15])
+    pattern = rng.choice(["plain", "rings", "stripes", "checks", "dots"], p=[0.6, 0.15, 0.1, 0.1, 0.05])
     first, second = (_colour(rng, (0.35, 0.95), (0.3, 1.0)) for _ in range(2))
     return Texture(str(pattern), first, second, rng.uniform(50, 95), rng.uniform(0, 2 * np.pi))

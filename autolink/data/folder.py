@@ -4,6 +4,8 @@ Splits. A folder with `train/` and `val/` (or `valid/`, `validation/`, `test/`) 
 folder is split here: a tenth of the files, or of the clips if there are ten or more, is held out as "val", the
 same on every machine (by a hash of their names), and "train" is the rest.
 
+"fit", the part on which evaluation fits its linear map, is "train" here; some benchmarks have a part of its own.
+
 Clips. Images in one folder whose names differ only in trailing digits (`walk_001.png`, `walk_002.png`) are
 one clip, `walk`; if a name has no such siblings, its sub-folder is the clip, and directly in the root its
 clip is unknown.
@@ -25,7 +27,7 @@ from torch.utils.data import Dataset
 
 from autolink.data.sample import Sample
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES, crop_square, load_square, why_unreadable
+from autolink.images import IMAGE_SUFFIXES, Box, cut_box, load_square, why_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +35,14 @@ ENOUGH_CLIPS = 10
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
+    "fit": ("train", "training"),
     "val": ("val", "valid", "validation", "test"),
     "test": ("test", "val", "valid", "validation"),
 }
 
 
 class ImageFiles(Dataset[Sample]):
-    """Image files of one root, each cut to its centred square.
+    """Image files of one root, each cut to its centred square or to a box.
 
     Args:
         name: what to call the data set.
@@ -51,6 +54,9 @@ class ImageFiles(Dataset[Sample]):
         sizes: (N, 2) width and height of the image that the landmarks were measured in, if it may differ from
             the file's; NaN where it does not.
         names: what to call each sample; the file if not given.
+        boxes: (N, 4) left, top, right and bottom of what is cut out of each image, in pixels of the upright image.
+            Of a box that reaches beyond its image the part inside is taken. It is stretched to the square.
+        mirrored: (N,) which images are mirrored left to right after that, and their landmarks with them.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class ImageFiles(Dataset[Sample]):
         landmarks: np.ndarray | None = None,
         sizes: np.ndarray | None = None,
         names: Sequence[str] | None = None,
+        boxes: np.ndarray | None = None,
+        mirrored: np.ndarray | None = None,
     ):
         self.name = name
         self.root = root
@@ -73,6 +81,8 @@ class ImageFiles(Dataset[Sample]):
         self.sizes = sizes
         self.names = list(names) if names is not None else self.files
         self.landmark_count = self.landmarks.shape[1]
+        self.boxes = boxes
+        self.mirrored = mirrored
 
     def __len__(self) -> int:
         return len(self.files)
@@ -80,23 +90,27 @@ class ImageFiles(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         path = self.root / self.files[index]
         try:
-            image, shown_size = load_square(path, self.image_size)
+            box = None if self.boxes is None else tuple(self.boxes[index].tolist())
+            image, shown_size = load_square(path, self.image_size, box)
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"{path}: cannot be decoded ({error}); repair or remove this file") from error
+        landmarks = self._in_square(index, cut_box(*shown_size, box), shown_size)
+        if self.mirrored is not None and self.mirrored[index]:
+            image, landmarks = image[:, ::-1].copy(), landmarks * np.array([-1, 1], np.float32)
         return Sample(
             image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-            landmarks=torch.from_numpy(self._in_square(index, shown_size)),
+            landmarks=torch.from_numpy(landmarks),
             name=self.names[index],
             clip=self.clips[index],
         )
 
-    def _in_square(self, index: int, shown_size: tuple[int, int]) -> np.ndarray:
-        """(L, 2) landmarks of one file in the frame of its square, -1 and +1 at the edges."""
+    def _in_square(self, index: int, cut: Box, shown_size: tuple[int, int]) -> np.ndarray:
+        """(L, 2) landmarks of one file in the frame of its square, -1 and +1 at the edges of what was cut."""
         points = self.landmarks[index].astype(np.float64)
         if self.sizes is not None and not np.isnan(self.sizes[index]).any():
             points = points * (np.asarray(shown_size) / self.sizes[index])
-        left, top, side = crop_square(*shown_size)
-        return ((points - (left, top)) / side * 2 - 1).astype(np.float32)
+        corner, opposite = np.array(cut[:2]), np.array(cut[2:])
+        return ((points - corner) / (opposite - corner) * 2 - 1).astype(np.float32)
 
 
 def open_folder(root: Path, image_size: int, split: str = "train", name: str | None = None) -> ImageFiles:
@@ -105,7 +119,7 @@ def open_folder(root: Path, image_size: int, split: str = "train", name: str | N
     Args:
         root: the folder; see the module's text for how it is split and how clips are recognised.
         image_size: side of the square images in pixels.
-        split: "train", "val" or "test".
+        split: "train", "fit", "val" or "test".
         name: what to call the data set; the folder's name if not given.
 
     Raises:
@@ -115,11 +129,7 @@ def open_folder(root: Path, image_size: int, split: str = "train", name: str | N
     clips = clips_by_name(files)
     kept = keep_readable(root, files)
     if not given:
-        # Enough clips are held out as wholes: frames of one clip on both sides would be nearly the same images, and
-        # what learns from pairs needs two frames of a clip on each.
-        whole = len(set(clips)) >= ENOUGH_CLIPS
-        units = [clip or file for clip, file in zip(clips, files, strict=True)] if whole else files
-        kept = one_side(root, kept, units, split)
+        kept = split_side(root, files, clips, kept, split)
     return ImageFiles(
         name or root.resolve().name,
         root,
@@ -214,8 +224,28 @@ def _file_key(path: Path) -> tuple[str, int, int]:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
+def split_side(root: Path, files: Sequence[str], clips: Sequence[str], indices: Sequence[int], split: str) -> list[int]:
+    """Which of some files of a folder without splits of its own belong to a split (see the module's text).
+
+    Args:
+        root: the folder, for the message.
+        files: all files.
+        clips: clip of each of them.
+        indices: the files to choose from.
+        split: "train", "fit", "val" or "test".
+
+    Raises:
+        UserError: none does.
+    """
+    # Enough clips are held out as wholes: frames of one clip on both sides would be nearly the same images, and
+    # what learns from pairs needs two frames of a clip on each.
+    whole = len(set(clips)) >= ENOUGH_CLIPS
+    units = [clip or file for clip, file in zip(clips, files, strict=True)] if whole else files
+    return one_side(root, indices, units, split)
+
+
 def one_side(root: Path, indices: Sequence[int], units: Sequence[str], split: str) -> list[int]:
-    """Of some files those that are held out, or those that are not if `split` is "train".
+    """Of some files those that are held out, or those that are not if `split` is "train" or "fit".
 
     Args:
         root: the folder, for the message.
@@ -227,10 +257,15 @@ def one_side(root: Path, indices: Sequence[int], units: Sequence[str], split: st
         UserError: nothing is on that side.
     """
     held_out = hold_out([units[i] for i in indices])
-    side = [i for i, held in zip(indices, held_out, strict=True) if held == (split != "train")]
+    side = [i for i, held in zip(indices, held_out, strict=True) if held == held_out_split(split)]
     if not side:
         raise UserError(f"{root}: holds one image or clip, too few to hold any out for {split!r}")
     return side
+
+
+def held_out_split(split: str) -> bool:
+    """Whether a split is a held-out one."""
+    return split not in ("train", "fit")
 
 
 def hold_out(units: Sequence[str]) -> list[bool]:

@@ -1,70 +1,43 @@
 """From what a user types after `--data` to a data set.
 
-`--data` takes `synthetic`; a path to a folder of images or of videos, or to one video; or a name: a benchmark
-(`afhq`) or any folder below `--data-root`, which is `$AUTOLINK_DATA` if not given. A bare word is looked up
-as a name first, so that a run folder called `faces` does not hide the data of that name; `./faces` is always
-the path.
+`--data` takes `synthetic`; a path to a folder of images, of videos or of shards (see `shards.py`), or to one
+video; a pattern of shards; or a name: a benchmark (`celeba-wild`, see `benchmarks/table.py`) or any folder below
+`--data-root`, which is `$AUTOLINK_DATA` if not given. A bare word is looked up as a name first, so that a run folder
+called `faces` does not hide the data of that name; `./faces` is always the path.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+from autolink.data.benchmarks import BENCHMARKS
+from autolink.data.benchmarks.afhq import open_afhq
 from autolink.data.clips import open_clips
+from autolink.data.deeplabcut import deeplabcut_tables, open_deeplabcut
 from autolink.data.folder import SPLIT_FOLDERS, list_files, open_folder
 from autolink.data.landmarks import landmark_csv, open_landmark_folder
 from autolink.data.sample import SampleSet
+from autolink.data.shards import Shards, has_shards, is_pattern, open_shards
 from autolink.data.synthetic import SyntheticFigures
 from autolink.errors import UserError
 from autolink.images import IMAGE_SUFFIXES
 from autolink.video import VIDEO_SUFFIXES
 
 
-class Benchmark(NamedTuple):
-    """A public data set known by name.
-
-    Attributes:
-        shows: what it shows, in a few words.
-        matches: whether a folder has its layout.
-        layout: the layout in words.
-        source: where to get it.
-    """
-
-    shows: str
-    matches: Callable[[Path], bool]
-    layout: str
-    source: str
-
-
-def _is_afhq(root: Path) -> bool:
-    held_out = root / "val" if (root / "val").is_dir() else root / "test"  # "test" in its second version
-    return all((split / kind).is_dir() for split in (root / "train", held_out) for kind in ("cat", "dog", "wild"))
-
-
-BENCHMARKS = {
-    "afhq": Benchmark(
-        shows="faces of cats, dogs and wild animals",
-        matches=_is_afhq,
-        layout="train/cat, train/dog, train/wild and the same under val",
-        source="https://github.com/clovaai/stargan-v2, `bash download.sh afhq-dataset`",
-    ),
-}
-
-
-def open_data(data: str, image_size: int, split: str = "train", data_root: Path | None = None) -> SampleSet:
+def open_data(data: str, image_size: int, split: str = "train", data_root: Path | None = None) -> SampleSet | Shards:
     """Opens a data set.
 
     Args:
         data: a name or a path, see the module's text.
         image_size: side of the square images in pixels.
-        split: "train", "val" or "test"; "test" is "val" where there is no third part.
+        split: "train"; "fit", the part on which evaluation fits its linear map, which is "train" unless the
+            benchmark has a part for it (MAFL's training images for CelebA); "val"; or "test", which is "val" where
+            there is no third part.
         data_root: the folder in which names are looked up; `$AUTOLINK_DATA` if not given.
 
     Returns:
-        A map-style torch data set of `Sample`.
+        A map-style torch data set of `Sample`; of shards, to train on, a stream.
 
     Raises:
         UserError: an unknown name or split, nothing at the path, nothing in it that can be read.
@@ -73,7 +46,11 @@ def open_data(data: str, image_size: int, split: str = "train", data_root: Path 
         raise UserError(f"split {split!r} is unknown; expected one of {', '.join(SPLIT_FOLDERS)}")
     if data == "synthetic":
         return SyntheticFigures(image_size, split)
+    if is_pattern(data):
+        return open_shards(data, image_size, split)
     path = find_data(data, data_root)
+    if data in BENCHMARKS:
+        return BENCHMARKS[data].open(path, image_size, split)
     return _open_path(path, image_size, split, name=data if Path(data).name == data else None)
 
 
@@ -81,25 +58,16 @@ def find_data(data: str, data_root: Path | None = None) -> Path:
     """The folder or file that a name or path stands for.
 
     Raises:
-        UserError: there is none; the message says where to get a benchmark, or which names are known.
+        UserError: there is none; the message says what a benchmark lacks and where to get it, or which names are known.
     """
     path = Path(data).expanduser()
     named = path.name == data != ".."
     if data and not named and path.exists():
         return path
     root = _data_root(data_root)
-    candidates = [path] if root is None else [root / data, path]
     if data in BENCHMARKS:
-        candidates[1:1] = [] if root is None else [root]
-        found = next((path for path in candidates if BENCHMARKS[data].matches(path)), None)
-        if found is None:
-            looked = " or ".join(map(str, candidates))
-            benchmark = BENCHMARKS[data]
-            raise UserError(
-                f"{data}: not in {looked}; get it from {benchmark.source}, and give its folder, or the one "
-                f"it is in, as --data-root or $AUTOLINK_DATA (expected layout: {benchmark.layout})"
-            )
-        return found
+        return _find_benchmark(data, root)
+    candidates = [path] if root is None else [root / data, path]
     found = next((path for path in candidates if data and path.exists()), None)
     if found is None:
         known = ", ".join(["synthetic", *BENCHMARKS, *(n for n in _folders(root) if n not in BENCHMARKS)])
@@ -110,18 +78,62 @@ def find_data(data: str, data_root: Path | None = None) -> Path:
 
 
 def list_data(data_root: Path | None = None) -> list[str]:
-    """What is known by name, and where it is on this machine: one line each."""
+    """What is known by name, and whether it is found, incomplete or missing on this machine: one line each."""
     root = _data_root(data_root)
-    rows = [("synthetic", "made on the fly", "articulated figures with joints, as images and as clips")]
+    rows = [("synthetic", "articulated figures with joints, as images and as clips", "made on the fly")]
+    used = set()
     for name, benchmark in BENCHMARKS.items():
-        candidates = [] if root is None else [root / name, root]
-        found = next((path for path in candidates if benchmark.matches(path)), None)
-        where = f"found: {found}" if found else f"missing: get it from {benchmark.source}"
-        rows.append((name, where, benchmark.shows))
+        found, lack = benchmark.find(root)
+        if found is not None:
+            used.add(found)
+            status = f"found: {found}"
+        else:
+            status = f"{lack}; published at {benchmark.source}; terms: {benchmark.terms}"
+        rows.append((name, benchmark.shows, status))
     for name in _folders(root):
-        if name not in BENCHMARKS:
-            rows.append((name, f"found: {root / name}", _contents(root / name)))
-    return [f"{name:16}{shows}; {where}" for name, where, shows in rows]
+        if root / name not in used and name not in BENCHMARKS:
+            rows.append((name, _contents(root / name), f"found: {root / name}"))
+    return [f"{name:22}{shows}; {status}" for name, shows, status in rows]
+
+
+def describe_data(name: str, data_root: Path | None = None) -> list[str]:
+    """All that is known of one benchmark, a line each.
+
+    Raises:
+        UserError: no benchmark has the name.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f"'{name}' is not a benchmark; these are: {', '.join(BENCHMARKS)}")
+    row = BENCHMARKS[name]
+    found, lack = row.find(_data_root(data_root))
+    facts = {
+        "shows": row.shows,
+        "status": lack if found is None else f"found: {found}",
+        "layout": row.layout,
+        "published": row.source,
+        "terms": row.terms,
+        "crop": row.crop,
+        "mirrored": "at random while training" if row.flip else "never while training",
+        "keypoints": row.keypoints,
+        "thickness": f"{row.thickness(row.keypoints):g}",
+        "tuned": ", ".join(f"{value:g} for K = {k}" for k, value in row.tuned.items()) or "no thickness is published",
+        "protocol": row.protocol or "none, it is looked at",
+    }
+    return [f"{fact:12}{value}" for fact, value in facts.items()]
+
+
+def _find_benchmark(name: str, data_root: Path | None) -> Path:
+    """Root of a benchmark: below the data root, or in the folder where the command was called."""
+    benchmark = BENCHMARKS[name]
+    found, lack = benchmark.find(data_root)
+    if found is None:
+        found, _ = benchmark.find(Path())
+    if found is None:
+        raise UserError(
+            f"{name}: {lack}; get it from {benchmark.source} (terms: {benchmark.terms}), and give the folder that it "
+            f"is in as --data-root or $AUTOLINK_DATA (expected layout: {benchmark.layout})"
+        )
+    return found
 
 
 def _data_root(data_root: Path | None) -> Path | None:
@@ -142,23 +154,29 @@ def _folders(root: Path | None) -> list[str]:
 
 
 def _contents(root: Path) -> str:
-    if landmark_csv(root, "train") is not None:
+    if landmark_csv(root, "train") is not None or deeplabcut_tables(root):
         return "images with landmarks"
     if list_files(root, root, IMAGE_SUFFIXES):
         return "images"
+    if has_shards(root):
+        return "shards"
     return "videos" if list_files(root, root, VIDEO_SUFFIXES) else "no images or videos"
 
 
-def _open_path(path: Path, image_size: int, split: str, name: str | None) -> SampleSet:
+def _open_path(path: Path, image_size: int, split: str, name: str | None) -> SampleSet | Shards:
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return open_clips(path, image_size, split, name)
         raise UserError(f"{path}: is a file that is no video; expected a video, or a folder of images or videos")
     if landmark_csv(path, split) is not None:
         return open_landmark_folder(path, image_size, split, name)
-    if not list_files(path, path, IMAGE_SUFFIXES) and list_files(path, path, VIDEO_SUFFIXES):
-        return open_clips(path, image_size, split, name)
-    opened = open_folder(path, image_size, split, name)
-    if _is_afhq(path):
-        opened.clips = [""] * len(opened)  # its file names are numbered, but each shows another animal
-    return opened
+    if deeplabcut_tables(path):
+        return open_deeplabcut(path, image_size, split, name)
+    if not list_files(path, path, IMAGE_SUFFIXES):
+        if has_shards(path):
+            return open_shards(path, image_size, split, name)
+        if list_files(path, path, VIDEO_SUFFIXES):
+            return open_clips(path, image_size, split, name)
+    if BENCHMARKS["afhq"].missing(path) is None:
+        return open_afhq(path, image_size, split, name)
+    return open_folder(path, image_size, split, name)

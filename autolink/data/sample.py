@@ -5,9 +5,11 @@ L landmarks, S image size.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from torch.utils.data import IterableDataset
 
 
 class Sample(NamedTuple):
@@ -45,3 +47,11 @@ class SampleSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+def spread(data: SampleSet | IterableDataset[Sample], count: int) -> list[Sample]:
+    """Up to `count` samples spread evenly over a data set; of a stream, the first."""
+    if isinstance(data, IterableDataset):
+        return list(islice(data, count))
+    count = min(count, len(data))
+    return [data[index * len(data) // count] for index in range(count)]

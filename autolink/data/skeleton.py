@@ -29,14 +29,14 @@ SIDES = (-1, 1)  # right, left: the sign of their x
 
 # Degrees of freedom and their ranges in degrees: the body, then each arm, then each leg.
 _BODY = {
-    "turn": (-50, 50),
+    "turn": (-35, 35),
     "lean": (-14, 14),
     "bow": (-6, 20),
     "twist": (-18, 18),
     "tilt": (-18, 18),
     "look": (-25, 25),
 }
-_ARM = {"lift": (6, 140), "swing": (-25, 70), "roll": (-50, 40), "bend": (4, 120)}
+_ARM = {"lift": (6, 115), "swing": (-25, 45), "roll": (-50, 40), "bend": (4, 100)}
 _LEG = {"spread": (2, 30), "swing": (-18, 50), "roll": (-12, 20), "bend": (2, 70)}
 _LOW, _HIGH = np.array([*_BODY.values(), *_ARM.values(), *_ARM.values(), *_LEG.values(), *_LEG.values()], float).T
 POSE_SIZE = len(_LOW)
@@ -54,6 +54,11 @@ class Body(NamedTuple):
     thigh: float
     shin: float
     head: float
+
+    @property
+    def stature(self) -> float:
+        """From the ankles to the top of the head of an upright body."""
+        return self.shin + self.thigh + self.torso + self.neck + 1.15 * self.head
 
 
 class Posed(NamedTuple):

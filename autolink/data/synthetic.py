@@ -21,7 +21,7 @@ from autolink.errors import UserError
 __all__ = ["JOINT_NAMES", "SKELETON_LINKS", "SyntheticFigures", "synthetic_clip"]
 
 FRAMES_A_CLIP = 8
-SPLIT_LENGTHS = {"train": 20_000, "val": 2_000, "test": 2_000}
+SPLIT_LENGTHS = {"train": 20_000, "val": 2_000, "test": 2_000, "fit": 2_000}
 _FRAMES_A_POSE = 12  # of a moving clip: the time to get from one random pose to the next
 
 
@@ -30,9 +30,9 @@ class SyntheticFigures(Dataset[Sample]):
 
     Args:
         image_size: side of the square images in pixels.
-        split: "train", "val" or "test".
+        split: "train", "val" or "test"; "fit" is the first 2,000 of "train".
         seed: another seed, other figures.
-        length: number of samples; 20,000 for "train" and 2,000 otherwise if not given.
+        length: number of samples; if not given 20,000 for "train" and 2,000 for "val" and "test".
 
     Raises:
         UserError: an unknown split.
@@ -40,6 +40,7 @@ class SyntheticFigures(Dataset[Sample]):
 
     name = "synthetic"
     landmark_count = len(JOINT_NAMES)
+    links = SKELETON_LINKS
 
     def __init__(self, image_size: int, split: str = "train", seed: int = 0, length: int | None = None):
         if split not in SPLIT_LENGTHS:
@@ -47,8 +48,9 @@ class SyntheticFigures(Dataset[Sample]):
         self.image_size = image_size
         self.seed = seed
         self.length = SPLIT_LENGTHS[split] if length is None else length
-        self.clips = [f"{split}/{index // FRAMES_A_CLIP:05d}" for index in range(self.length)]
-        self._stream = list(SPLIT_LENGTHS).index(split)
+        stream = "train" if split == "fit" else split
+        self.clips = [f"{stream}/{index // FRAMES_A_CLIP:05d}" for index in range(self.length)]
+        self._stream = list(SPLIT_LENGTHS).index(stream)
 
     def __len__(self) -> int:
         return self.length

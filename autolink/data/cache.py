@@ -1,0 +1,85 @@
+"""What is derived from data sets and kept between runs: below `$AUTOLINK_CACHE`, by default `~/.cache/autolink`.
+
+Whatever is kept is named by a hash of what it was made from, so that it is made again when that changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from autolink.errors import UserError
+
+
+def cache_folder(kind: str) -> Path:
+    """Folder in which one kind of derived files is kept; it may not exist yet."""
+    base = os.environ.get("AUTOLINK_CACHE")
+    return (Path(base).expanduser() if base else Path.home() / ".cache" / "autolink") / kind
+
+
+def fingerprint(*identity: object) -> str:
+    """A name that changes whenever one of the things does that something was made from."""
+    text = "\0".join(map(str, identity))
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """What to tell the user when nothing can be kept in a folder."""
+    return UserError(
+        f"{folder}: cannot keep derived files there ({error}); free some space, or set AUTOLINK_CACHE to another folder"
+    )
+
+
+def cached_array(kind: str, identity: Sequence[object], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array that is made once and kept.
+
+    Args:
+        kind: the folder of the cache to keep it in.
+        identity: everything that the array depends on.
+        make: makes it.
+
+    Raises:
+        UserError: it cannot be kept.
+    """
+    folder = cache_folder(kind)
+    path = folder / f"{fingerprint(*identity)}.npy"
+    if path.is_file():
+        return np.load(path)
+    array = make()
+    partial = folder / f"part-{uuid.uuid4().hex}.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(partial, array)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise unwritable(folder, error) from error
+    return array
+
+
+def image_sizes(folder: Path, files: Sequence[str]) -> np.ndarray:
+    """(N, 2) width and height in pixels of image files, read from their headers once.
+
+    Raises:
+        UserError: a file is no image, or the sizes cannot be kept.
+    """
+
+    def size(file: str) -> tuple[int, int]:
+        try:
+            with Image.open(folder / file) as image:
+                return image.size
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{folder / file}: cannot be read ({error}); get it again") from error
+
+    def read() -> np.ndarray:
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return np.array(list(pool.map(size, files)), np.int64).reshape(-1, 2)
+
+    return cached_array("sizes", (folder.resolve(), folder.stat().st_mtime_ns, *files), read)

@@ -1,0 +1,81 @@
+"""Videos promise: decoded once, each a clip, and a broken one does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from data_files import one_line, video
+
+from autolink.data import clips as clips_module
+from autolink.data import open_data
+from autolink.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("own_data_only")
+
+
+def test_folder_of_videos(tmp_path):
+    root = tmp_path / "videos"
+    for i in range(3):
+        video(root / f"v{i}.mp4", level=30 * i)
+    train, val = open_data(str(root), 32), open_data(str(root), 32, "val")
+    assert len(train) == 3 * 10 and len(val) == 3 * 2  # fewer than ten videos: the last tenth of each, two at least
+    assert set(train.clips) == set(val.clips) == {"v0.mp4", "v1.mp4", "v2.mp4"}
+    assert {sample.name for sample in val} == {f"v{i}.mp4/{n:06}.jpg" for i in range(3) for n in (10, 11)}
+    for n, sample in enumerate(val):
+        assert (sample.image.float() - (30 * (n // 2) + 80 + 8 * (n % 2))).abs().max() < 6
+        assert sample.image.shape == (3, 32, 32)
+
+
+def test_many_videos_are_held_out_as_a_whole(tmp_path):
+    root = tmp_path / "videos"
+    for i in range(10):
+        video(root / f"v{i}.mp4", frames=3)
+    train, val = open_data(str(root), 16), open_data(str(root), 16, "val")
+    assert len(set(val.clips)) == 1 and len(set(train.clips)) == 9 and not set(train.clips) & set(val.clips)
+
+
+def test_videos_are_decoded_once(tmp_path, monkeypatch):
+    path = video(tmp_path / "one.mp4")
+    first = open_data(str(path), 32)
+    assert len(first) == 10 and first.name == "one"
+
+    def decode(*_):
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(clips_module, "VideoReader", decode)
+        assert torch.equal(open_data(str(path), 32)[3].image, first[3].image)
+    video(path, frames=20)  # a change is noticed
+    assert len(open_data(str(path), 32)) == 18
+    assert not list((tmp_path / "cache").rglob("part-*"))
+
+
+def test_truncated_video_is_named_and_skipped(tmp_path, caplog):
+    root = tmp_path / "videos"
+    whole = video(root / "whole.mp4")
+    (root / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (root / "text.mov").write_text("hello")
+    with caplog.at_level(logging.WARNING):
+        assert set(open_data(str(root), 16).clips) == {"whole.mp4"}
+    assert sum("cut.mp4" in m for m in caplog.messages) == sum("text.mov" in m for m in caplog.messages) == 1
+    whole.unlink()
+    with pytest.raises(UserError) as error:
+        open_data(str(root), 16)
+    one_line(error, "none of its 2 video(s) can be read")
+
+
+def test_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    path = video(tmp_path / "one.mp4")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AUTOLINK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError) as error:
+        open_data(str(path), 16)
+    one_line(error, "AUTOLINK_CACHE")
+
+
+def test_real_video(real_data):
+    data = open_data(str(real_data / "clips" / "speaker_man.mp4"), 64)
+    assert set(data.clips) == {"speaker_man.mp4"} and len(data) > 100
+    assert data[0].image.float().std() > 20
