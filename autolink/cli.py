@@ -10,11 +10,16 @@ from autolink.errors import UserError, command
 
 COMMANDS = {
     "train": ("autolink.train", "learn keypoints and their graph from a folder of images"),
-    "detect": ("autolink.predictor", "find keypoints in images and videos: csv, npz and overlays"),
+    "detect": ("autolink.predictor", "find keypoints in images and videos: tables, arrays and overlays"),
+    "calibrate": ("autolink.calibrate", "learn named landmarks from a few labelled images, for detect"),
+    "edit": ("autolink.edit", "move keypoints of an image and reconstruct it"),
     "evaluate": ("autolink.evaluate", "error of keypoints against human landmarks, as JSON"),
+    "figures": ("autolink.figures", "the figures of the paper for a model: edge weights, samples, clusters, curves"),
+    "sweep": ("autolink.sweep", "train and compare variants: the ablations of Tables 4 to 6"),
     "export": ("autolink.export", "write a model as ONNX"),
+    "convert": ("autolink.convert", "read a checkpoint of the official AutoLink code"),
     "info": ("", "what a model file says of itself, as JSON: autolink info M"),
-    "data": ("", "the data sets known by name, and which are on this machine"),
+    "data": ("", "the data sets known by name, and which are on this machine; with a name, more about it"),
 }
 
 
@@ -50,12 +55,12 @@ def info(arguments: list[str]) -> None:
 
 @command
 def data(arguments: list[str]) -> None:
-    """Print the data sets known by name."""
-    from autolink.data import list_data
+    """Print the data sets known by name, or all that is known of one."""
+    from autolink.data import describe_data, list_data
 
-    if arguments:
-        raise UserError("usage: autolink data (it takes no arguments; set AUTOLINK_DATA to the folder of data sets)")
-    for line in list_data():
+    if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
+        raise UserError("usage: autolink data [NAME] (the folder of data sets is told by the variable AUTOLINK_DATA)")
+    for line in describe_data(arguments[0]) if arguments else list_data():
         print(line)
 
 

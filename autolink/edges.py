@@ -5,16 +5,25 @@ Shapes: B batch, K keypoints, E = K(K−1)/2 edges in the order of `torch.triu_i
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.rasterize import draw_edges_reference, draw_edges_thrifty
+from autolink.errors import UserError
+from autolink.geometry import pixel_grid
+from autolink.rasterize import find_engine
+from autolink.rasterize.reference import draw_every_edge
+
+Drawing = Literal["edges", "edge-channels", "keypoints"]
+"""What the decoder sees of the graph: one map of all edges, or one of two ablations of Table 4."""
+LearnedThickness = Literal["no", "shared", "independent"]
+"""Whether σ² is learned: not at all, one for all edges, or one an edge (Table 4)."""
 
 LEARNING_RATE_FACTOR = 512
 """The edge weights learn this much faster than the networks, because SoftPlus is flat where they start."""
-
-_ENGINES = {"thrifty": draw_edges_thrifty, "reference": draw_edges_reference}
 
 
 def draw_edges(
@@ -22,7 +31,7 @@ def draw_edges(
     edge_weights: Tensor,
     size: int | tuple[int, int],
     thickness: float | Tensor,
-    engine: str = "thrifty",
+    engine: str = "auto",
 ) -> Tensor:
     """Draw weighted edges between all pairs of keypoints and take the maximum (Eq. 2–4).
 
@@ -34,13 +43,15 @@ def draw_edges(
         edge_weights: (E,) ≥ 0, over i < j row by row.
         size: Side of the square map, or (H, W), in pixels.
         thickness: σ² > 0, a scalar or one value an edge (E,), in squared units of the coordinate frame.
-        engine: `thrifty` (O(B·H·W) memory) or `reference` (the formula, O(B·E·H·W)); same values and gradients.
+        engine: `triton` (one fused GPU kernel a pass) or `thrifty` (any device), both in O(B·H·W) memory, or
+            `reference` (the formula, O(B·E·H·W)); same values and gradients. `auto` takes `triton` on a GPU where
+            Triton is installed and can compile, and `thrifty` elsewhere.
 
     Returns:
         (B, 1, H, W) in [0, max edge weight]; differentiable in keypoints, weights and thickness.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not fit each other, or the engine does not exist or cannot draw there.
     """
     count = keypoints.shape[1]
     if edge_weights.shape != (count * (count - 1) // 2,):
@@ -52,30 +63,84 @@ def draw_edges(
     if keypoints.dtype != torch.float64:
         keypoints, edge_weights = keypoints.float(), edge_weights.float()
     with torch.autocast(keypoints.device.type, enabled=False):
-        return _ENGINES[engine](keypoints, edge_weights, size, thickness)
+        return find_engine(engine, keypoints.device)(keypoints, edge_weights, size, thickness)
+
+
+def draw_keypoints(keypoints: Tensor, weights: Tensor, size: tuple[int, int], thickness: float | Tensor) -> Tensor:
+    """A weighted Gaussian at every keypoint, and the maximum (Eq. 4 without edges; last row of Table 4).
+
+    Args:
+        keypoints: (B, K, 2).
+        weights: (K,) ≥ 0.
+        size: (H, W) in pixels.
+        thickness: σ² > 0, a scalar or one value a keypoint (K,).
+
+    Returns:
+        (B, 1, H, W) float32, or float64 if the keypoints are.
+    """
+    if keypoints.dtype != torch.float64:
+        keypoints, weights = keypoints.float(), weights.float()
+    with torch.autocast(keypoints.device.type, enabled=False):
+        grid = pixel_grid(*size, device=keypoints.device, dtype=keypoints.dtype)
+        squared_distance = (grid - keypoints[:, :, None, None]).square().sum(-1)  # (B, K, H, W)
+        thickness = torch.as_tensor(thickness, device=keypoints.device, dtype=keypoints.dtype).view(-1, 1, 1)
+        return (weights[:, None, None] * torch.exp(-squared_distance / thickness)).amax(1, keepdim=True)
 
 
 class EdgeGraph(nn.Module):
-    """Edge weights that all images share, positive by SoftPlus.
+    """Edge weights that all images share, positive by SoftPlus, and the thickness with which they are drawn.
 
     The parameter is logit / 512, so that an optimiser with one learning rate moves the logits 512 times as fast.
 
     Args:
-        keypoints: Number of keypoints K.
-        thickness: σ² of every edge.
+        keypoints: Number of keypoints K, at least 2.
+        thickness: σ² of every edge; where it is learned, its start.
+        drawing: `edges` (the method), `edge-channels` (a channel an edge instead of the maximum) or `keypoints`
+            (Gaussians at the keypoints instead of edges, with a weight each).
+        learned_thickness: `no`, `shared` by all edges, or `independent` for each. What is learned is log σ².
+
+    Raises:
+        UserError: If there are fewer than two keypoints.
     """
 
-    def __init__(self, keypoints: int, thickness: float) -> None:
+    def __init__(
+        self,
+        keypoints: int,
+        thickness: float,
+        drawing: Drawing = "edges",
+        learned_thickness: LearnedThickness = "no",
+    ) -> None:
         super().__init__()
+        if keypoints < 2:
+            raise UserError(f"{keypoints} keypoints make no graph; take 2 or more")
         edges = keypoints * (keypoints - 1) // 2
         self.keypoints = keypoints
-        self.thickness = thickness
-        logits = torch.randn(edges) * 0.1 - 4  # weights start near 0.018
+        self.drawing = drawing
+        strokes = keypoints if drawing == "keypoints" else edges
+        self.channel_count = edges if drawing == "edge-channels" else 1
+        logits = torch.randn(strokes) * 0.1 - 4  # weights start near 0.018
         self.scaled_logits = nn.Parameter(logits / LEARNING_RATE_FACTOR)
+        self.fixed_thickness = thickness
+        self.log_thickness = None
+        if learned_thickness != "no":
+            shape = () if learned_thickness == "shared" else (strokes,)
+            self.log_thickness = nn.Parameter(torch.full(shape, math.log(thickness)))
 
     @property
     def weights(self) -> Tensor:
-        """(E,) float32, positive."""
+        """(E,) float32, positive; zeros where only keypoints are drawn."""
+        if self.drawing == "keypoints":
+            return self.scaled_logits.new_zeros(self.keypoints * (self.keypoints - 1) // 2)
+        return self._stroke_weights
+
+    @property
+    def thickness(self) -> float | Tensor:
+        """σ² in squared units of the coordinate frame: a number, or a positive tensor () or (E,) if it is learned."""
+        return self.fixed_thickness if self.log_thickness is None else self.log_thickness.float().exp()
+
+    @property
+    def _stroke_weights(self) -> Tensor:
+        """Weights of what is drawn: of edges (E,), or of keypoints (K,)."""
         return functional.softplus(self.scaled_logits.float() * LEARNING_RATE_FACTOR)
 
     def matrix(self) -> Tensor:
@@ -85,6 +150,16 @@ class EdgeGraph(nn.Module):
         matrix[first, second] = matrix[second, first] = self.weights.to(matrix)
         return matrix
 
+    def channels(self, keypoints: Tensor, size: tuple[int, int]) -> Tensor:
+        """What the decoder sees of keypoints (B, K, 2): (B, `channel_count`, H, W)."""
+        if self.drawing == "edge-channels":
+            with torch.autocast(keypoints.device.type, enabled=False):
+                return draw_every_edge(keypoints.float(), self.weights, size, self.thickness)
+        return self(keypoints, size)
+
     def forward(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
         """Edge map (B, 1, H, W) of keypoints (B, K, 2)."""
+        if self.drawing == "keypoints":
+            size = (size, size) if isinstance(size, int) else size
+            return draw_keypoints(keypoints, self._stroke_weights, size, self.thickness)
         return draw_edges(keypoints, self.weights, size, self.thickness)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autolink.errors import UserError
+
 
 def patch_mask(
     batch: int,
@@ -31,6 +33,13 @@ def patch_mask(
 
     Returns:
         (B, 1, size, size) float32; 1 where the image is visible, 0 where it is hidden.
+
+    Raises:
+        UserError: If the ratio is outside [0, 1], or there are no cells, or more of them than pixels.
     """
+    if not 0 <= ratio <= 1:
+        raise UserError(f"mask ratio {ratio} is not a share; give one from 0 (nothing hidden) to 1 (everything)")
+    if not 1 <= cells <= size:
+        raise UserError(f"{cells} mask cells do not fit on a side of {size} pixels; take 1 to {size}")
     visible = torch.rand(batch, 1, cells, cells, generator=generator) >= ratio
     return functional.interpolate(visible.float().to(device), size=(size, size), mode="nearest")

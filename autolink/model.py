@@ -18,12 +18,16 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import KeypointDetector, Keypoints, locate
-from autolink.edges import EdgeGraph
+from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
 from autolink.weights import PretrainedModel
 
 MAX_DETECTOR_SIZE = 128
 """The detector never sees more than 128² pixels (paper and official code); larger images are resized to it."""
+
+OFFICIAL_SCALE = (127 / 128) / (31 / 32)
+"""In the official code −1 and +1 are the centres of the outer cells of heatmaps (32²) where keypoints are found, but
+the centres of the outer pixels of the image (128²) where they are drawn, which is further out by this factor."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class AutoLinkConfig:
     """Channel multiplier on the sizes of Figure 8."""
     learn_alpha: bool = True
     """Whether α of Eq. 5 is learned."""
+    drawing: Drawing = "edges"
+    """What the decoder sees of the graph; `edges` is the method, the others are ablations (Table 4)."""
+    learned_thickness: LearnedThickness = "no"
+    """Whether σ² is learned, from `thickness` on (ablations of Table 4)."""
+    official: bool = False
+    """Whether this computes what the official code does, for its checkpoints (see `convert.py`)."""
 
 
 class Reconstruction(NamedTuple):
@@ -50,7 +60,7 @@ class Reconstruction(NamedTuple):
     keypoints: Tensor
     """(B, K, 2)."""
     edge_map: Tensor
-    """(B, 1, S, S)."""
+    """(B, 1, S, S), or (B, E, S, S) with `drawing="edge-channels"`."""
 
 
 class AutoLink(PretrainedModel):
@@ -63,8 +73,8 @@ class AutoLink(PretrainedModel):
     def __init__(self, config: AutoLinkConfig) -> None:
         super().__init__(config)
         self.detector = KeypointDetector(config.keypoints, config.width)
-        self.graph = EdgeGraph(config.keypoints, config.thickness)
-        self.decoder = InpaintingDecoder(config.width, config.learn_alpha)
+        self.graph = EdgeGraph(config.keypoints, config.thickness, config.drawing, config.learned_thickness)
+        self.decoder = InpaintingDecoder(config.width, config.learn_alpha, self.graph.channel_count, config.official)
 
     @property
     def edge_weights(self) -> Tensor:
@@ -73,12 +83,15 @@ class AutoLink(PretrainedModel):
 
     def locate(self, images: Tensor) -> Keypoints:
         """Keypoints of images (B, 3, H, W) in [−1, 1], with gradients; the networks' own entrance."""
-        size = min(self.config.image_size, MAX_DETECTOR_SIZE)
-        if images.shape[-2:] != (size, size):
-            images = functional.interpolate(
-                images, size=(size, size), mode="bilinear", align_corners=False, antialias=True
-            )
-        return locate(self.detector(images.contiguous(memory_format=torch.channels_last)))
+        images = self._at_detector_size(images).contiguous(memory_format=torch.channels_last)
+        found = locate(self.detector(images))
+        return found._replace(xy=found.xy * OFFICIAL_SCALE) if self.config.official else found
+
+    def _at_detector_size(self, images: Tensor) -> Tensor:
+        size = (min(self.config.image_size, MAX_DETECTOR_SIZE),) * 2
+        if images.shape[-2:] == size:
+            return images
+        return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
     def forward(self, images: Tensor, mask: Tensor) -> Reconstruction:
         """Reconstruct images from their keypoints and their visible patches (Eq. 5).
@@ -88,7 +101,7 @@ class AutoLink(PretrainedModel):
             mask: (B, 1, S, S), 1 where visible (`patch_mask`).
         """
         keypoints = self.locate(images).xy
-        edge_map = self.graph(keypoints, images.shape[-2:])
+        edge_map = self.graph.channels(keypoints, images.shape[-2:])
         masked = (images * mask).contiguous(memory_format=torch.channels_last)
         return Reconstruction(self.decoder(masked, edge_map), keypoints, edge_map)
 
@@ -119,23 +132,31 @@ class AutoLink(PretrainedModel):
                 batches = [torch.cat(batches)]
         training = self.training
         self.eval()
-        found = [self._detect_in_centre(batch.to(device)) for batch in batches]
+        found = [self.locate(self.centre(batch.to(device))) for batch in batches]
         self.train(training)
-        return Keypoints(torch.cat([f.xy for f in found]), torch.cat([f.confidence for f in found]))
+        points = [centre_to_image(f.xy, *batch.shape[-2:]) for f, batch in zip(found, batches)]
+        return Keypoints(torch.cat(points), torch.cat([f.confidence for f in found]))
 
-    def _detect_in_centre(self, images: Tensor) -> Keypoints:
-        """`detect` on a batch of one size."""
-        height, width = images.shape[-2:]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = images[..., top : top + side, left : left + side]
-        found = self.locate(square * 2 - 1)
-        pixels = to_pixels(found.xy, side, side) + found.xy.new_tensor([left, top])
-        return Keypoints(from_pixels(pixels, height, width), found.confidence)
+    def centre(self, images: Tensor) -> Tensor:
+        """What the detector sees of images (B, 3, H, W) in [0, 1]: their centre square (B, 3, s, s) in [−1, 1]."""
+        left, top, side = _centre_square(*images.shape[-2:])
+        return self._at_detector_size(images[..., top : top + side, left : left + side] * 2 - 1)
 
     def edge_map(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
         """Draw the learned graph at keypoints (B, K, 2): (B, 1, H, W) in [0, max weight], differentiable."""
         return self.graph(keypoints, size)
+
+
+def centre_to_image(points: Tensor, height: int, width: int) -> Tensor:
+    """Points (..., 2) in the frame of an image's centre square, in the frame of the whole image of H × W pixels."""
+    left, top, side = _centre_square(height, width)
+    return from_pixels(to_pixels(points, side, side) + points.new_tensor([left, top]), height, width)
+
+
+def _centre_square(height: int, width: int) -> tuple[int, int, int]:
+    """Left, top and side of the largest centred square of an image, in whole pixels."""
+    side = min(height, width)
+    return (width - side) // 2, (height - side) // 2, side
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> AutoLink:

@@ -7,9 +7,9 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from autolink.data import open_data
+from autolink.data.benchmarks import BENCHMARKS
+from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss
 from autolink.masking import patch_mask
@@ -42,6 +44,8 @@ from autolink.weights import manifest, read_header
 
 HELD_OUT = 64
 """Held-out images on which the loss is measured while training."""
+GENERAL_KEYPOINTS, GENERAL_THICKNESS = 10, 5e-4
+"""K and σ² for data that no benchmark's values are known for."""
 SHOWN = 8
 """Held-out images in a picture."""
 
@@ -52,10 +56,13 @@ class Options(RunOptions):
 
     output: Path = Path("runs/autolink")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    keypoints: int = 10
-    """Number of keypoints K."""
-    thickness: float = 5e-4
-    """σ² of the edges. The paper's general value is 5e-5; a thicker line learns more reliably with few keypoints."""
+    keypoints: int | None = None
+    """Number of keypoints K; default: the paper's for a benchmark, else 10."""
+    thickness: float | None = None
+    """σ² of the edges; default: the paper's for a benchmark and K (tuned, else 5e-5), else 5e-4, which learns more
+    reliably with few keypoints."""
+    flip: bool | None = None
+    """Mirror half of the training images; default: as the official code does for a benchmark, else not."""
     perceptual: Features = "vgg16"
     """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), pyramid (no weights, weaker)."""
     loss_norm: Norm = "l1"
@@ -67,14 +74,28 @@ class Options(RunOptions):
     mask_cells: int = 16
     """Patches per side."""
     learning_rate: float = 1e-4
-    """Adam's; the edge weights' is 512 times as much."""
+    """The optimiser's; the edge weights' is 512 times as much."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """adam with β = (0.9, 0.99) (paper), or adamw with β = (0.9, 0.999) and weight decay 1e-3 (official code)."""
     fixed_alpha: bool = False
     """Keep α of Eq. 5 at 1 (an ablation)."""
+    drawing: Drawing = "edges"
+    """What the decoder sees of the graph: edges (the method), edge-channels or keypoints (ablations)."""
+    learned_thickness: LearnedThickness = "no"
+    """Learn σ², from --thickness on: one for all edges (shared) or one an edge (independent); ablations."""
 
     @property
     def model_config(self) -> AutoLinkConfig:
         """The model these options ask for."""
-        return AutoLinkConfig(self.keypoints, self.thickness, self.image_size, self.width, not self.fixed_alpha)
+        return AutoLinkConfig(
+            keypoints=self.keypoints,
+            thickness=self.thickness,
+            image_size=self.image_size,
+            width=self.width,
+            learn_alpha=not self.fixed_alpha,
+            drawing=self.drawing,
+            learned_thickness=self.learned_thickness,
+        )
 
 
 def train(options: Options) -> Path:
@@ -83,7 +104,11 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
+    asked, options = options, with_recommendations(options)
     accelerator = start(options)
+    if accelerator.is_main_process and options.data in BENCHMARKS and options != asked:
+        decided = f"--keypoints {options.keypoints} --thickness {options.thickness:g} --flip {options.flip}"
+        logger.warning("%s: recommended values are used where none were given: %s", options.data, decided)
     device, rank = accelerator.device, accelerator.process_index
     with local_main_first():  # videos are decoded into a cache once
         data = open_data(options.data, options.image_size, "train", options.data_root)
@@ -96,7 +121,7 @@ def train(options: Options) -> Path:
     if accelerator.num_processes > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema = Ema(model.to(device))
-    optimizer = torch.optim.Adam(model.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
+    optimizer = _optimizer(options, model)
     model, optimizer = accelerator.prepare(model, optimizer)
 
     modules, optimizers = {"model": model, "ema": ema}, {"adam": optimizer}
@@ -107,6 +132,8 @@ def train(options: Options) -> Path:
 
     while step < options.steps:
         images = to_network(next(batches).image, device)
+        if options.flip:
+            images = random_flip(images, seeded_generator(options.seed, step, rank, "flip"))
         mask = patch_mask(
             len(images),
             options.image_size,
@@ -149,6 +176,26 @@ def train(options: Options) -> Path:
     return options.output / "model.safetensors"
 
 
+def with_recommendations(options: Options) -> Options:
+    """The options with all that was left open decided: the paper's values for a benchmark, else the general ones."""
+    benchmark = BENCHMARKS.get(options.data)
+    keypoints, thickness, flip = options.keypoints, options.thickness, options.flip
+    if benchmark is None:
+        keypoints = GENERAL_KEYPOINTS if keypoints is None else keypoints
+        thickness = GENERAL_THICKNESS if thickness is None else thickness
+    else:
+        keypoints = benchmark.keypoints if keypoints is None else keypoints
+        thickness = benchmark.thickness(keypoints) if thickness is None else thickness
+        flip = benchmark.flip if flip is None else flip
+    return replace(options, keypoints=keypoints, thickness=thickness, flip=bool(flip))
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each of (B, 3, H, W) images left to right with probability one half."""
+    mirror = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    return torch.where(mirror[:, None, None, None], images.flip(-1), images)
+
+
 def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Path:
     """The AutoLink that an application trains on: a file of weights.
 
@@ -187,6 +234,14 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
         "no --autolink given and none shipped for '%s': training one first, in %s", options.data, learning.output
     )
     return train(learning)
+
+
+def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of the paper or of the official code."""
+    if options.optimizer == "adamw":
+        settings = dict(betas=(0.9, 0.999), weight_decay=1e-3)
+        return torch.optim.AdamW(model.parameters(), options.learning_rate, **settings, fused=True)
+    return torch.optim.Adam(model.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 @torch.no_grad()

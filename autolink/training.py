@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from autolink.data.shards import Shards
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
 from autolink.visualize import save_png
@@ -41,7 +42,8 @@ class RunOptions:
     """Options that every training command has."""
 
     data: str
-    """A folder of images or clips, a landmark set, a video, a benchmark's name, or `synthetic`."""
+    """A folder of images or clips, a landmark set, a video, a benchmark's name, tar shards (`s/{000..099}.tar`), or
+    `synthetic`."""
     output: Path
     """Run folder: checkpoint, model, logs and pictures are written here."""
     data_root: Path | None = None
@@ -167,15 +169,18 @@ def endless_loader(
     data: Dataset, options: RunOptions, accelerator: Accelerator, step: int, batches: Sampler | None = None
 ) -> Iterator[Any]:
     """Batches of `data` from step `step` on; this process's share of each. `batches` replaces the usual sampler."""
-    if batches is None:
-        batches = SeededBatches(
-            len(data), options.batch_size, options.seed, accelerator.process_index, accelerator.num_processes, step
-        )
+    rank, world = accelerator.process_index, accelerator.num_processes
     workers = options.workers if options.workers is not None else min(8, (os.cpu_count() or 2) // 2)
+    if isinstance(data, Shards):
+        data = data.batches(options.batch_size // world, options.seed, rank, world, step)
+        workers, order = data.workers(workers), {"batch_size": None}  # the stream makes its own batches
+    else:
+        batches = batches or SeededBatches(len(data), options.batch_size, options.seed, rank, world, step)
+        order = {"batch_sampler": batches}
     return iter(
         DataLoader(
             data,
-            batch_sampler=batches,
+            **order,
             num_workers=workers,
             pin_memory=accelerator.device.type == "cuda",
             prefetch_factor=4 if workers else None,
@@ -332,14 +337,18 @@ class RunLog:
             board.add_image(name, image, step)
 
 
+class Diverged(UserError):
+    """The loss of a run is no longer a number."""
+
+
 def require_finite(value: float, step: int) -> None:
     """Stop a run whose loss is no longer a number.
 
     Raises:
-        UserError: Always when `value` is not finite.
+        Diverged: Always when `value` is not finite.
     """
     if not torch.isfinite(torch.tensor(value)):
-        raise UserError(
+        raise Diverged(
             f"the loss became {value} at step {step}; --resume goes on from the last checkpoint, with "
             "--mixed-precision no or a larger --thickness if it happens again"
         )

@@ -1,4 +1,4 @@
-"""Pictures of what a model sees: overlays, grids, the edge-weight matrix.
+"""Pictures of what a model sees: overlays and grids. What has axes is drawn by `plots`.
 
 Colours are Paul Tol's bright scheme, which colour-blind readers can tell apart.
 
@@ -23,6 +23,8 @@ COLOURS = ((238, 102, 119), (102, 204, 238), (204, 187, 68), (34, 136, 51), (170
 EDGE_COLOUR = (255, 230, 80)
 DRAWN_THICKNESS = 1.5e-4
 """σ² of drawn edges whatever the model's own. The paper draws its figures at 5e-4 (Appendix E), which hides faces."""
+SMALLEST_NUMBER = 9
+"""Height of a keypoint's number in pixels, at least."""
 MAX_DRAWN_SIZE = 256
 """Longest side at which edges are drawn; on larger images they are drawn small and enlarged."""
 
@@ -55,11 +57,19 @@ def image_grid(images: Tensor | Sequence[Tensor], columns: int, gap: int = 2) ->
 
 
 def edge_map_image(edge_map: Tensor) -> Tensor:
-    """An edge map (B, 1, H, W) as white on black, each image scaled to its maximum: (B, 3, H, W) in [0, 1]."""
+    """An edge map (B, C, H, W) as white on black, each image scaled to its maximum: (B, 3, H, W) in [0, 1]."""
+    edge_map = edge_map.amax(1, keepdim=True)
     return (edge_map / edge_map.amax((2, 3), keepdim=True).clamp_min(1e-8)).expand(-1, 3, -1, -1)
 
 
-def overlay(images: Tensor, keypoints: Tensor, edge_weights: Tensor, *, numbered: bool = False) -> Tensor:
+def overlay(
+    images: Tensor,
+    keypoints: Tensor,
+    edge_weights: Tensor,
+    *,
+    numbered: bool = False,
+    groups: Sequence[int] | None = None,
+) -> Tensor:
     """Images with their graph and keypoints drawn over them.
 
     Args:
@@ -67,23 +77,45 @@ def overlay(images: Tensor, keypoints: Tensor, edge_weights: Tensor, *, numbered
         keypoints: (B, K, 2).
         edge_weights: (E,); brightness is the cube root of the share of the strongest, so that weak edges show.
         numbered: Write each keypoint's number beside it.
+        groups: Group of each keypoint; those of one group have one colour. Each has its own if None.
 
     Returns:
         (B, 3, H, W) uint8.
     """
-    images, keypoints = images.detach().float().cpu(), keypoints.detach().float().cpu()
     weights = edge_weights.detach().float().cpu()
+    lit = draw_graph(images, keypoints, (weights / weights.max().clamp_min(1e-8)) ** (1 / 3))
+    return draw_points(lit, keypoints, numbered=numbered, groups=groups)
+
+
+def draw_graph(images: Tensor, keypoints: Tensor, brightness: Tensor, thickness: float = DRAWN_THICKNESS) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] with the edges of keypoints (B, K, 2) over them, on the CPU.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        keypoints: (B, K, 2).
+        brightness: (E,) in [0, 1]; how much of the edge's colour covers the image.
+        thickness: σ² of the drawn edges.
+    """
+    images, keypoints = images.detach().float().cpu(), keypoints.detach().float().cpu()
     height, width = images.shape[-2:]
     shrink = min(1.0, MAX_DRAWN_SIZE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    edges = draw_edges(keypoints, (weights / weights.max().clamp_min(1e-8)) ** (1 / 3), size, DRAWN_THICKNESS)
+    edges = draw_edges(keypoints, brightness.detach().float().cpu(), size, thickness)
     edges = functional.interpolate(edges, size=(height, width), mode="bilinear", align_corners=False)
-    lit = images * (1 - edges) + edges * images.new_tensor(EDGE_COLOUR).view(3, 1, 1) / 255
-    points = to_pixels(keypoints, height, width)
-    return torch.stack([_dots(image, dots, numbered) for image, dots in zip(to_uint8(lit), points)])
+    return images * (1 - edges) + edges * images.new_tensor(EDGE_COLOUR).view(3, 1, 1) / 255
 
 
-def _dots(image: Tensor, points: Tensor, numbered: bool) -> Tensor:
+def draw_points(
+    images: Tensor, keypoints: Tensor, *, numbered: bool = False, groups: Sequence[int] | None = None
+) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] with dots at keypoints (B, K, 2), see `overlay`: (B, 3, H, W) uint8."""
+    points = to_pixels(keypoints.detach().float().cpu(), *images.shape[-2:])
+    groups = range(keypoints.shape[1]) if groups is None else groups
+    colours = [COLOURS[group % len(COLOURS)] for group in groups]
+    return torch.stack([_dots(image, dots, colours, numbered) for image, dots in zip(to_uint8(images), points)])
+
+
+def _dots(image: Tensor, points: Tensor, colours: Sequence[tuple[int, int, int]], numbered: bool) -> Tensor:
     """Dots on one uint8 image (3, H, W); on small images drawn larger and reduced, so that they are smooth."""
     height, width = image.shape[-2:]
     factor = max(1, 512 // max(height, width))
@@ -91,20 +123,39 @@ def _dots(image: Tensor, points: Tensor, numbered: bool) -> Tensor:
     if factor > 1:
         picture = picture.resize((width * factor, height * factor), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
-    radius = max(height, width) / 70 * factor
-    for number, (x, y) in enumerate((points * factor).tolist()):
-        colour = COLOURS[number % len(COLOURS)]
+    radius = _dot_radius(max(height, width)) * factor
+    for number, ((x, y), colour) in enumerate(zip((points * factor).tolist(), colours)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0), width=2)
         if numbered:
             white, black = (255, 255, 255), (0, 0, 0)
             corner = (x + radius, y - radius)
-            draw.text(corner, str(number), white, font_size=radius * 2.5, stroke_width=2, stroke_fill=black)
+            size = max(radius * 2.5, SMALLEST_NUMBER * factor)
+            draw.text(corner, str(number), white, font_size=size, stroke_width=2, stroke_fill=black)
     if factor > 1:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def edge_matrix_image(matrix: Tensor, cell: int = 16) -> Tensor:
-    """The symmetric matrix of edge weights (K, K) as in Figure 2: (3, K·cell, K·cell) in [0, 1], white strongest."""
-    shade = (matrix / matrix.max().clamp_min(1e-8)).detach().float().cpu()
-    return functional.interpolate(shade[None, None], scale_factor=cell, mode="nearest")[0].expand(3, -1, -1)
+def _dot_radius(side: int) -> float:
+    """A 70th of the image's side; on small images more, up to a 50th, so that the dots can be seen."""
+    return max(side / 70, min(side / 50, 2.5))
+
+
+def mark(image: Tensor, points: Tensor, names: Sequence[str] = ()) -> Tensor:
+    """A white ring at each point (L, 2), in pixels, of one uint8 image (3, H, W), with its name if there are names."""
+    height, width = image.shape[-2:]
+    factor = max(1, 512 // max(height, width))
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture = picture.resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    radius = _dot_radius(max(height, width)) * factor
+    for index, (x, y) in enumerate((points * factor).tolist()):
+        for colour, grown in (((0, 0, 0), 2), ((255, 255, 255), 0)):
+            size = radius + grown
+            draw.ellipse((x - size, y - size, x + size, y + size), outline=colour, width=2 + 2 * grown)
+        if names:
+            size = max(radius * 2.5, SMALLEST_NUMBER * factor)
+            corner = (x + radius, y - radius)
+            draw.text(corner, names[index], "white", font_size=size, stroke_width=2, stroke_fill="black")
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

@@ -2,7 +2,7 @@
 
 import torch
 
-from autolink.visualize import edge_map_image, edge_matrix_image, image_grid, overlay, save_png, to_uint8
+from autolink.visualize import draw_graph, draw_points, edge_map_image, image_grid, overlay, save_png, to_uint8
 
 
 def test_overlay_marks_points_and_edges_and_leaves_the_rest():
@@ -37,8 +37,25 @@ def test_values_are_clamped_and_rounded(tmp_path):
     assert Image.open(path).size == (7, 5)
 
 
-def test_edge_pictures_use_the_whole_range():
+def test_edge_maps_are_shown_in_the_whole_range_and_channels_by_their_maximum():
     assert edge_map_image(torch.rand(2, 1, 8, 8) * 0.01).amax() == 1
-    matrix = torch.tensor([[0.0, 0.2], [0.2, 0.0]])
-    shown = edge_matrix_image(matrix, cell=3)
-    assert shown.shape == (3, 6, 6) and shown[0, 0, 5] == 1 and shown[0, 0, 0] == 0
+    channels = torch.zeros(1, 2, 4, 4)
+    channels[0, 0, 0, 0], channels[0, 1, 3, 3] = 0.5, 0.25
+    shown = edge_map_image(channels)
+    assert shown.shape == (1, 3, 4, 4) and shown[0, 0, 0, 0] == 1 and shown[0, 0, 3, 3] == 0.5
+
+
+def test_points_of_one_group_have_one_colour():
+    keypoints = torch.tensor([[[-0.5, 0.0], [0.0, 0.0], [0.5, 0.0]]])
+    drawn = draw_points(torch.zeros(1, 3, 200, 200), keypoints, groups=[0, 1, 0])[0]
+    left, middle, right = (drawn[:, 100, x].tolist() for x in (50, 100, 150))
+    assert left == right != middle
+    own = draw_points(torch.zeros(1, 3, 200, 200), keypoints)[0]
+    assert len({tuple(own[:, 100, x].tolist()) for x in (50, 100, 150)}) == 3
+
+
+def test_brightness_is_how_much_of_the_image_an_edge_covers():
+    keypoints = torch.tensor([[[-0.5, 0.0], [0.5, 0.0]]])
+    half = draw_graph(torch.zeros(1, 3, 65, 65), keypoints, torch.tensor([0.5]), thickness=1e-2)[0, :, 32, 32]
+    full = draw_graph(torch.zeros(1, 3, 65, 65), keypoints, torch.tensor([1.0]), thickness=1e-2)[0, :, 32, 32]
+    assert full.max() > 0.9 and torch.allclose(half * 2, full, atol=1e-3)
