@@ -1,36 +1,38 @@
 """Keypoints of images and videos as files people can work with: `autolink detect --model M --output DIR INPUT...`.
 
-Written into the output folder: `keypoints.csv` (one row a frame), `keypoints.npz` (arrays for NumPy), and the graph
-drawn over every input under `overlays/`. Videos are streamed; memory does not grow with their length.
+Written into the output folder: keypoints.csv and keypoints.npz, or the tables asked for by `--formats`, and the graph
+drawn over every input under overlays/. Videos are streamed: frames are held a batch at a time, whatever their number.
 
-Shapes: B frames at a time, T frames in all, K keypoints, H W pixels.
+Shapes: B frames at a time, K keypoints, L landmarks, H W pixels.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from autolink.background import ahead
+from autolink.calibrate import Calibration
 from autolink.data.folder import list_files
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
-from autolink.geometry import to_pixels
+from autolink.geometry import from_pixels
 from autolink.images import IMAGE_SUFFIXES
-from autolink.model import AutoLink, load
-from autolink.video import VIDEO_SUFFIXES, FrameSource, ImageFrames, VideoWriter, open_frames
-from autolink.visualize import overlay, save_png
+from autolink.inference import Precision, fold, half_precision
+from autolink.model import AutoLink, centre_to_image, load
+from autolink.smoothing import OneEuroFilter
+from autolink.tables import Detection, Format, Tables
+from autolink.video import VIDEO_SUFFIXES, FrameSource, ImageFrames, VideoFrame, VideoWriter, open_frames
+from autolink.visualize import mark, overlay, save_png
 
 
 @dataclass
@@ -42,170 +44,206 @@ class Options:
     model: str = "faces"
     """A shipped name, a file, a folder or a hub id."""
     output: Path = Path("keypoints")
-    """Folder for keypoints.csv, keypoints.npz and overlays/."""
+    """Folder for the tables and overlays/."""
+    formats: tuple[Format, ...] = ("csv", "npz")
+    """csv, npz: one table of all frames, and its arrays. deeplabcut: a csv a video. moseq: arrays by video."""
+    calibration: Path | None = None
+    """File of `autolink calibrate`: adds named landmarks; in deeplabcut and moseq they replace the keypoints."""
+    smooth: bool = False
+    """Smooth the keypoints of videos over time (one-euro filter)."""
     overlays: bool = True
     """Draw the graph over every input."""
     numbered: bool = False
-    """Number the keypoints in the overlays."""
+    """Number the keypoints in the overlays, and name the landmarks."""
     batch_size: int = 32
     """Frames at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
+    precision: Precision = "auto"
+    """Of the networks: `auto` takes bfloat16 where the device has units for it."""
 
 
-class Detection(NamedTuple):
-    """Keypoints of one frame."""
-
-    source: Path
-    """The image or video."""
-    frame: int
-    """Number of the frame in its source, 0 for an image."""
-    time: Fraction
-    """Seconds since the start of its source."""
-    image: np.ndarray
-    """(H, W, 3) uint8."""
-    keypoints: Tensor
-    """(K, 2) in [−1, 1]."""
-    confidence: Tensor
-    """(K,) in [0, 1]."""
-
-    @property
-    def pixels(self) -> Tensor:
-        """(K, 2) in pixels of the image, where the centre of the top left pixel is (0.5, 0.5)."""
-        return to_pixels(self.keypoints, *self.image.shape[:2])
-
-
-def detect_stream(model: AutoLink, frames: FrameSource, batch_size: int = 32) -> Iterator[Detection]:
-    """Keypoints of every frame of a video or image, in order, holding `batch_size` frames at a time."""
-    count, stream = 0, iter(frames)
-    while batch := list(islice(stream, batch_size)):
-        images = torch.stack([torch.from_numpy(frame.image).permute(2, 0, 1) for frame in batch])
-        found = model.detect(images.float() / 255)
-        for frame, xy, confidence in zip(batch, found.xy.cpu(), found.confidence.cpu()):
-            yield Detection(frames.path, count, frame.time, frame.image, xy, confidence)
-            count += 1
-
-
-@dataclass
-class _Table:
-    """Collects keypoints, writing csv rows as they come."""
+class Source(NamedTuple):
+    """An image or video to read."""
 
     path: Path
-    model: AutoLink
-    rows: list[tuple[str, int, float]] = field(default_factory=list)
-    points: list[np.ndarray] = field(default_factory=list)
-    confidences: list[np.ndarray] = field(default_factory=list)
-
-    def __enter__(self) -> _Table:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.file = (self.path / "keypoints.csv").open("w", newline="")
-        self.csv = csv.writer(self.file)
-        columns = [f"{name}{k}" for k in range(self.model.config.keypoints) for name in ("x", "y", "confidence")]
-        self.csv.writerow(["source", "frame", "time", *columns])
-        return self
-
-    def add(self, found: Detection) -> None:
-        points, confidence = found.pixels.numpy(), found.confidence.numpy()
-        values = np.concatenate([points, confidence[:, None]], axis=1).ravel()
-        self.csv.writerow([found.source, found.frame, f"{float(found.time):.6f}", *(f"{v:.4f}" for v in values)])
-        self.rows.append((str(found.source), found.frame, float(found.time)))
-        self.points.append(points)
-        self.confidences.append(confidence)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        count = self.model.config.keypoints
-        sources, frames, times = zip(*self.rows) if self.rows else ((), (), ())
-        np.savez_compressed(
-            self.path / "keypoints.npz",
-            keypoints=np.stack(self.points) if self.points else np.zeros((0, count, 2), np.float32),
-            confidence=np.stack(self.confidences) if self.points else np.zeros((0, count), np.float32),
-            source=np.array(sources),
-            frame=np.array(frames, np.int64),
-            time=np.array(times),
-            edges=torch.triu_indices(count, count, 1).T.numpy(),
-            edge_weights=self.model.edge_weights.detach().cpu().numpy(),
-        )
+    """The file."""
+    name: Path
+    """What its overlay is called, without a suffix; no other source has the name."""
+    recording: str
+    """What it belongs to: a video is a recording, and so are the images of a folder together."""
 
 
-def detect(options: Options) -> int:
-    """Detect keypoints in all inputs and write the files; returns the number of frames.
+def detect_stream(
+    model: AutoLink, frames: FrameSource, batch_size: int = 32, precision: Precision = "float32"
+) -> Iterator[Detection]:
+    """Keypoints of every frame of a video or image, in order; the model is in eval mode.
 
-    The arrays of `keypoints.npz`: `keypoints` (T, K, 2) in pixels, `confidence` (T, K), `source`, `frame` and `time`
-    (T,), `edges` (E, 2), `edge_weights` (E,).
+    Frames are decoded in another thread. Three batches of `batch_size` are in memory at most.
+    """
+    count, device = 0, model.edge_weights.device
+    with closing(ahead(_batches(model, frames, batch_size), depth=1)) as batches:
+        for batch, squares in batches:
+            with torch.inference_mode(), half_precision(device, precision):
+                found = model.locate(squares.to(device))
+            for frame, xy, confidence in zip(batch, found.xy.cpu(), found.confidence.cpu()):
+                xy = centre_to_image(xy, *frame.image.shape[:2])
+                yield Detection(frames.path, count, frame.time, frame.image, xy, confidence)
+                count += 1
+
+
+def _batches(model: AutoLink, frames: FrameSource, batch_size: int) -> Iterator[tuple[list[VideoFrame], Tensor]]:
+    """Frames, and their centre squares (B, 3, s, s) in [−1, 1] as the detector sees them."""
+    stream = iter(frames)
+    while batch := list(islice(stream, batch_size)):
+        images = (torch.from_numpy(frame.image).permute(2, 0, 1)[None].float() / 255 for frame in batch)
+        yield batch, torch.cat([model.centre(image) for image in images])
+
+
+def smoothed(stream: Iterable[Detection]) -> Iterator[Detection]:
+    """The detections of one video with their keypoints smoothed over time."""
+    smooth = OneEuroFilter()
+    for found in stream:
+        height, width = found.image.shape[:2]
+        half = min(height, width) / 2  # the filter's unit is half the side of the square that the model sees
+        pixels = smooth(found.pixels / half, float(found.time)) * half
+        yield found._replace(keypoints=from_pixels(pixels, height, width))
+
+
+def calibrated(stream: Iterable[Detection], calibration: Calibration) -> Iterator[Detection]:
+    """Detections with the landmarks that a calibration reads off their keypoints."""
+    for found in stream:
+        yield found._replace(landmarks=calibration.in_image(found.pixels, found.confidence, *found.image.shape[:2]))
+
+
+def detect(options: Options) -> Tables:
+    """Detect keypoints in all inputs and write the files.
+
+    The arrays of `keypoints.npz`: `keypoints` (T, K, 2) in pixels, `confidence` (T, K), `frame` and `time` (T,),
+    `source` (T,) into `sources`, `edges` (E, 2), `edge_weights` (E,); with a calibration also `landmarks` (T, L, 2)
+    in pixels, `landmark_confidence` (T, L) and `landmark_names` (L,).
+
+    Returns:
+        What was written.
 
     Raises:
-        UserError: If an input or the model cannot be read.
+        UserError: If an input, the model or the calibration cannot be used.
     """
-    sources = list(_expand(options.inputs))
+    if not options.inputs:
+        raise UserError("nothing to find keypoints in; name images, folders of images or videos")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: expected 1 or more")
+    sources = _expand(options.inputs)
     model = load(options.model, pick_device(options.device))
-    with _Table(options.output, model) as table, tqdm(unit="frame", desc="detect") as progress:
-        for source, name in sources:
-            drawn = options.output / "overlays" / name if options.overlays else None
-            _detect_source(model, source, drawn, table, progress, options)
-    return len(table.rows)
+    calibration = Calibration.load(options.calibration, model) if options.calibration else None
+    model = fold(model)
+    images = sum(not _is_video(source.path) for source in sources)
+    with (
+        Tables(options.output, options.formats, model, calibration) as tables,
+        tqdm(unit="frame", desc="detect", total=images, disable=None) as progress,
+    ):
+        for source in sources:
+            _detect_source(model, source, calibration, tables, progress, options)
+    return tables
 
 
 def _detect_source(
-    model: AutoLink, source: Path, drawn: Path | None, table: _Table, progress: tqdm, options: Options
+    model: AutoLink,
+    source: Source,
+    calibration: Calibration | None,
+    tables: Tables,
+    progress: tqdm,
+    options: Options,
 ) -> None:
-    """Detect in one image or video, into the table and, if `drawn` is given, as a picture or a video."""
-    with open_frames(source) as frames, ExitStack() as stack:
+    """Detect in one image or video, into the tables and, if wanted, as a picture or a video."""
+    with open_frames(source.path) as frames, ExitStack() as stack:
+        drawn = options.output / "overlays" / source.name if options.overlays else None
         writer = None
-        if drawn is not None and not isinstance(frames, ImageFrames):
-            drawn.parent.mkdir(parents=True, exist_ok=True)
-            sound = source if frames.has_audio else None
-            writer = stack.enter_context(
-                VideoWriter(drawn.with_suffix(".mp4"), frames.width, frames.height, frames.frame_rate, sound)
-            )
-        progress.total = (progress.total or 0) + (frames.frame_count or 0) or None
-        for found in detect_stream(model, frames, options.batch_size):
-            table.add(found)
+        stream = detect_stream(model, frames, options.batch_size, options.precision)
+        if not isinstance(frames, ImageFrames):
+            progress.total += frames.frame_count or 0
+            if drawn is not None:
+                writer = stack.enter_context(_overlay_video(drawn, frames))
+            if options.smooth:
+                stream = smoothed(stream)
+        if calibration is not None:
+            stream = calibrated(stream, calibration)
+        for found in stack.enter_context(closing(ahead(stream, options.batch_size))):
+            tables.add(found, source.recording)
             progress.update()
             if drawn is None:
                 continue
-            picture = _draw(found, model, options.numbered)
+            picture = _draw(found, model, calibration.names if calibration else (), options.numbered)
             if writer is None:
-                save_png(drawn.with_suffix(".png"), picture)
+                save_png(drawn.with_name(f"{drawn.name}.png"), picture)
             else:
                 writer.write(picture.permute(1, 2, 0).numpy(), found.time)
 
 
-def _draw(found: Detection, model: AutoLink, numbered: bool) -> Tensor:
-    """The graph over one frame: (3, H, W) uint8."""
+def _overlay_video(drawn: Path, frames: FrameSource) -> VideoWriter:
+    """A video beside which the overlays of `frames` are written, with its sound."""
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    sound = frames.path if frames.has_audio else None
+    return VideoWriter(drawn.with_name(f"{drawn.name}.mp4"), frames.width, frames.height, frames.frame_rate, sound)
+
+
+def _draw(found: Detection, model: AutoLink, names: Sequence[str], numbered: bool) -> Tensor:
+    """The graph over one frame, and the landmarks if there are any: (3, H, W) uint8."""
     image = torch.from_numpy(found.image).permute(2, 0, 1)[None].float() / 255
-    return overlay(image, found.keypoints[None], model.edge_weights, numbered=numbered)[0]
+    drawn = overlay(image, found.keypoints[None], model.edge_weights, numbered=numbered)[0]
+    if found.landmarks is None:
+        return drawn
+    return mark(drawn, found.landmarks.xy, names if numbered else ())
 
 
-def _expand(inputs: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
-    """Every image and video that the inputs name, with a name for its overlay that no other has.
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _expand(inputs: Iterable[Path]) -> list[Source]:
+    """Every image and video that the inputs name; those of one recording follow each other.
 
     Raises:
         UserError: If an input does not exist, or a folder has neither images nor videos.
     """
-    taken: set[Path] = set()
+    names: set[str] = set()
+    recordings: dict[Path, list[Source]] = {}
+    recording_names: set[str] = set()
     for given in inputs:
         if not given.exists():
             raise UserError(f"no such file or folder: {given}")
-        sources = list_files(given, given, IMAGE_SUFFIXES | VIDEO_SUFFIXES) if given.is_dir() else [given.name]
-        if not sources:
+        files = list_files(given, given, IMAGE_SUFFIXES | VIDEO_SUFFIXES) if given.is_dir() else [given.name]
+        if not files:
             raise UserError(f"{given} holds neither images nor videos")
         root = given if given.is_dir() else given.parent
-        for source in sources:
-            name = Path(source).with_suffix("")
-            while name in taken:
-                name = name.with_name(name.name + "_")
-            taken.add(name)
-            yield root / source, name
+        for file in files:
+            path, stem = root / file, Path(file).with_suffix("")
+            together = path if _is_video(path) else path.parent.resolve()
+            if together not in recordings:
+                parts = stem.parts if _is_video(path) else (root.resolve().name or "images", *stem.parent.parts)
+                recordings[together] = []
+                recording = _free("-".join(parts), recording_names)
+            else:
+                recording = recordings[together][0].recording
+            recordings[together].append(Source(path, Path(_free(stem.as_posix(), names)), recording))
+    return [source for sources in recordings.values() for source in sources]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, made longer until it is none of those taken, to which it is added."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 @command
 def main() -> None:
     """Entry point of `autolink detect`."""
     options = tyro.cli(Options, prog="autolink detect", description=__doc__)
-    count = detect(options)
-    print(f"{count} frames: {options.output / 'keypoints.csv'}, {options.output / 'keypoints.npz'}", end="")
-    print(f", {options.output / 'overlays'}" if options.overlays else "")
+    tables = detect(options)
+    overlays = [options.output / "overlays"] if options.overlays else []
+    print(f"{tables.count} frames: {', '.join(map(str, [*tables.written, *overlays]))}")
 
 
 if __name__ == "__main__":

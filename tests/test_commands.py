@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import autolink
-from autolink import evaluate, export, predictor
+from autolink import evaluate, predictor
 from autolink.cli import COMMANDS, main
 from autolink.video import VideoReader, write_video
 
@@ -128,16 +128,6 @@ def test_mean_shape_error_against_numpy(tiny_file, landmark_folder):
     expected = (errors / eyes[:, None]).mean() * 100
     report = evaluate.evaluate(evaluate.Options(model=str(tiny_file), data=str(landmark_folder)))
     assert report["error_percent_of_mean_shape"] == pytest.approx(expected, abs=0.02)
-
-
-def test_export_equals_the_model_in_onnxruntime(tiny, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = export.export_onnx(tiny, tmp_path / "model.onnx")
-    images = torch.rand(5, 3, 64, 64)
-    keypoints, confidence = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
-    expected = tiny.detect(images)
-    assert np.allclose(keypoints, expected.xy.numpy(), atol=1e-4)
-    assert np.allclose(confidence, expected.confidence.numpy(), atol=1e-4)
 
 
 def test_info_prints_the_header(monkeypatch, capsys, tiny_file):

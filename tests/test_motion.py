@@ -9,7 +9,6 @@ import torch
 
 from autolink_apps.pose_transfer.motion import (
     SCALE_LIMITS,
-    OneEuroFilter,
     absolute,
     nearest_pair,
     normalised,
@@ -88,16 +87,3 @@ def test_reference_is_found_in_a_clip_that_is_compared_in_pieces() -> None:
 
 def test_first_of_equal_poses_is_the_reference() -> None:
     assert nearest_pair(SQUARE[None], SQUARE.expand(7, -1, -1)) == (0, 0)
-
-
-def test_smoothing_quiets_a_pose_at_rest_and_follows_one_that_moves() -> None:
-    times = [i / 25 for i in range(50)]
-    noise = torch.randn(50, 4, 2) * 0.004
-    rest, jitter = OneEuroFilter(), SQUARE + noise
-    smoothed = torch.stack([rest(pose, time) for pose, time in zip(jitter, times)])
-    assert smoothed[10:].std(0).mean() < 0.7 * jitter[10:].std(0).mean()
-    move = OneEuroFilter()
-    path = [SQUARE + 0.8 * time for time in times]  # across the image in 2.5 seconds
-    lag = (torch.stack([move(pose, time) for pose, time in zip(path, times)]) - torch.stack(path)).abs()
-    assert lag[25:].max() < 0.03
-    assert torch.equal(OneEuroFilter()(SQUARE, 0.0), SQUARE)

@@ -88,37 +88,3 @@ def nearest_pair(sources: Tensor, drivers: Tensor) -> tuple[int, int]:
             row, column = divmod(int(index), distances.shape[1])
             best, pair = value.item(), (row, start + column)
     return pair
-
-
-class OneEuroFilter:
-    """Smooths a stream of poses: strongly when they rest, hardly when they move (Casiez et al., CHI 2012).
-
-    Args:
-        min_cutoff: Cutoff frequency in Hz of a pose at rest; lower is smoother. beta: Hz that the cutoff
-        gains for a speed of one unit (half the image's side) a second; higher lags less. speed_cutoff: Cutoff
-        frequency in Hz of the speed estimate.
-    """
-
-    def __init__(self, min_cutoff: float = 2.0, beta: float = 20.0, speed_cutoff: float = 1.0) -> None:
-        self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
-        self.time: float | None = None
-        self.pose: Tensor | None = None
-        self.speed: Tensor | float = 0.0
-
-    def __call__(self, pose: Tensor, time: float) -> Tensor:
-        """The smoothed pose (K, 2) at `time` in seconds; call it in the order of time."""
-        if self.pose is None or time <= self.time:
-            self.time, self.pose = time, pose
-            return pose
-        elapsed, self.time = time - self.time, time
-        speed = (pose - self.pose) / elapsed
-        self.speed = self.speed + _smoothing(self.speed_cutoff, elapsed) * (speed - self.speed)
-        cutoff = self.min_cutoff + self.beta * self.speed.abs()
-        self.pose = self.pose + _smoothing(cutoff, elapsed) * (pose - self.pose)
-        return self.pose
-
-
-def _smoothing(cutoff: Tensor | float, elapsed: float) -> Tensor | float:
-    """Weight of the new value in a low-pass filter of `cutoff` Hz after `elapsed` seconds."""
-    angle = 2 * math.pi * cutoff * elapsed
-    return angle / (angle + 1)

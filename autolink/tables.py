@@ -1,0 +1,197 @@
+"""What was found in frames, and the files that it is written to.
+
+- `csv`: `keypoints.csv`, one row a frame of any input.
+- `npz`: `keypoints.npz`, the same as arrays.
+- `deeplabcut`: `deeplabcut/RECORDING.csv`, as DeepLabCut writes it (three rows of header; `x`, `y`, `likelihood`). Read
+  it by `pandas.read_csv(path, header=[0, 1, 2], index_col=0)` or `keypoint_moseq.load_keypoints(folder, "deeplabcut")`.
+- `moseq`: `coordinates.npz` and `confidences.npz`, of each recording (T, K, 2) and (T, K) under its name:
+  `keypoint_moseq.format_data(dict(np.load(coordinates)), dict(np.load(confidences)), ...)`.
+
+A recording is a video, or the pictures of one folder. With a calibration, the points of `deeplabcut` and `moseq` are
+its landmarks; else they are the keypoints.
+
+Shapes: T frames in all, K keypoints, L landmarks, E edges.
+"""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autolink.calibrate import Calibration
+from autolink.detector import Keypoints
+from autolink.geometry import to_pixels
+from autolink.model import AutoLink
+
+Format = Literal["csv", "npz", "deeplabcut", "moseq"]
+
+
+class Detection(NamedTuple):
+    """Keypoints of one frame."""
+
+    source: Path
+    """The image or video."""
+    frame: int
+    """Number of the frame in its source, 0 for an image."""
+    time: Fraction
+    """Seconds since the start of its source."""
+    image: np.ndarray
+    """(H, W, 3) uint8."""
+    keypoints: Tensor
+    """(K, 2) in [−1, 1]."""
+    confidence: Tensor
+    """(K,) in [0, 1]."""
+    landmarks: Keypoints | None = None
+    """(L, 2) in pixels, and (L,), if there is a calibration."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """(K, 2) in pixels of the image, where the centre of the top left pixel is (0.5, 0.5)."""
+        return to_pixels(self.keypoints, *self.image.shape[:2])
+
+
+class Tables:
+    """The files of one run of `autolink detect`, as a context manager; rows of csv are written as they come.
+
+    What a frame leaves in memory is its numbers, 12 bytes a point, and only if the arrays of `npz` or `moseq` are
+    wanted.
+    """
+
+    def __init__(
+        self, folder: Path, formats: Sequence[Format], model: AutoLink, calibration: Calibration | None
+    ) -> None:
+        self.folder, self.formats = folder, frozenset(formats)
+        self.edge_weights = model.edge_weights.detach().cpu().numpy()
+        self.keypoint_count = model.config.keypoints
+        self.landmark_names = calibration.names if calibration else ()
+        self.keypoints, self.landmarks = _Points(self.keypoint_count), _Points(len(self.landmark_names))
+        self.sources: dict[str, int] = {}  # the number of each
+        self.source, self.frame, self.time = array("q"), array("q"), array("d")
+        self.starts: dict[str, int] = {}  # the first row of each recording; its last is before the next one's first
+        self.count = 0
+
+    def __enter__(self) -> Tables:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.files, self.recording_file = ExitStack(), ExitStack()
+        if "csv" in self.formats:
+            axes = ("x", "y", "confidence")
+            columns = [f"{axis}{k}" for k in range(self.keypoint_count) for axis in axes]
+            columns += [f"{name}_{axis}" for name in self.landmark_names for axis in axes]
+            self.table = _open_csv(self.folder / "keypoints.csv", self.files)
+            self.table.writerow(["source", "frame", "time", *columns])
+        return self
+
+    def add(self, found: Detection, recording: str) -> None:
+        """Append a frame; frames of one recording follow each other."""
+        if recording not in self.starts:
+            self._begin(recording)
+        points = Keypoints(found.pixels, found.confidence)
+        if "csv" in self.formats:
+            numbers = _row(points) + (_row(found.landmarks) if found.landmarks else [])
+            self.table.writerow([found.source, found.frame, f"{float(found.time):.6f}", *numbers])
+        if "deeplabcut" in self.formats:
+            self.recording_table.writerow([self.count - self.starts[recording], *_row(found.landmarks or points)])
+        if {"npz", "moseq"} & self.formats:
+            self.source.append(self.sources.setdefault(str(found.source), len(self.sources)))
+            self.frame.append(found.frame)
+            self.time.append(float(found.time))
+            self.keypoints.add(points)
+            if found.landmarks:
+                self.landmarks.add(found.landmarks)
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+        self.recording_file.close()
+        if "npz" in self.formats:
+            _write_npz(self.folder / "keypoints.npz", self._arrays())
+        if "moseq" in self.formats:
+            named = self.landmarks if self.landmark_names else self.keypoints
+            for file, values in zip(("coordinates.npz", "confidences.npz"), named.arrays()):
+                parts = np.split(values, list(self.starts.values())[1:])
+                _write_npz(self.folder / file, dict(zip(self.starts, parts)))
+
+    @property
+    def written(self) -> list[Path]:
+        """The files and folders that the formats make."""
+        made = {
+            "csv": ["keypoints.csv"],
+            "npz": ["keypoints.npz"],
+            "deeplabcut": ["deeplabcut"],
+            "moseq": ["coordinates.npz", "confidences.npz"],
+        }
+        return [self.folder / file for kind, files in made.items() if kind in self.formats for file in files]
+
+    def _begin(self, recording: str) -> None:
+        self.starts[recording] = self.count
+        if "deeplabcut" in self.formats:
+            self.recording_file.close()
+            self.recording_table = _open_csv(self.folder / "deeplabcut" / f"{recording}.csv", self.recording_file)
+            names = self.landmark_names or [f"keypoint{k}" for k in range(self.keypoint_count)]
+            axes = ("x", "y", "likelihood")
+            self.recording_table.writerow(["scorer", *["autolink"] * (3 * len(names))])
+            self.recording_table.writerow(["bodyparts", *(name for name in names for _ in axes)])
+            self.recording_table.writerow(["coords", *axes * len(names)])
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What `keypoints.npz` holds."""
+        keypoints, confidence = self.keypoints.arrays()
+        arrays = {
+            "keypoints": keypoints,
+            "confidence": confidence,
+            "sources": np.array(list(self.sources), str),
+            "source": np.array(self.source),
+            "frame": np.array(self.frame),
+            "time": np.array(self.time),
+            "edges": torch.triu_indices(self.keypoint_count, self.keypoint_count, 1).T.numpy(),
+            "edge_weights": self.edge_weights,
+        }
+        if self.landmark_names:
+            landmarks, landmark_confidence = self.landmarks.arrays()
+            names = np.array(self.landmark_names, str)
+            arrays |= {"landmarks": landmarks, "landmark_confidence": landmark_confidence, "landmark_names": names}
+        return arrays
+
+
+class _Points:
+    """Points of one frame after the other, without the overhead of an object a frame."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.xy, self.confidence = array("f"), array("f")
+
+    def add(self, points: Keypoints) -> None:
+        self.xy.frombytes(points.xy.numpy().tobytes())
+        self.confidence.frombytes(points.confidence.numpy().tobytes())
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """(T, count, 2) and (T, count) float32."""
+        return np.array(self.xy).reshape(-1, self.count, 2), np.array(self.confidence).reshape(-1, self.count)
+
+
+def _row(points: Keypoints) -> list[str]:
+    """x, y and confidence of one point after the other."""
+    return [f"{value:.4f}" for value in torch.cat([points.xy, points.confidence[:, None]], dim=1).flatten().tolist()]
+
+
+def _open_csv(path: Path, files: ExitStack) -> Any:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return csv.writer(files.enter_context(path.open("w", newline="", encoding="utf-8")))
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """`numpy.savez_compressed`, for arrays of any name: there, one called `file` is an error."""
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(values))

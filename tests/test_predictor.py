@@ -1,0 +1,152 @@
+"""Tables of `autolink detect` in every format, smoothing, recordings, and memory."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autolink import cli
+from autolink.model import AutoLink, AutoLinkConfig
+from autolink.predictor import Options, detect
+from autolink.smoothing import OneEuroFilter
+from autolink.tables import Detection, Tables
+from autolink.video import write_video
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    """A small untrained model whose keypoints differ from image to image."""
+    model = AutoLink(AutoLinkConfig(keypoints=3, image_size=32, width=0.125)).eval()
+    with torch.no_grad():
+        model.detector.heatmaps.weight.mul_(3000)
+    return model.save_pretrained(tmp_path / "model.safetensors", {})
+
+
+def clip(path: Path, seed: int, frames: int, rate: Fraction = Fraction(25)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 255, (frames, 6, 8, 3), dtype=np.uint8)
+    write_video(path, small.repeat(8, 1).repeat(8, 2), rate)
+    return path
+
+
+def picture(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(small.repeat(8, 0).repeat(8, 1)).save(path)
+    return path
+
+
+def read_deeplabcut(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Index, body parts and (T, K, 3) of a file, as readers of DeepLabCut's csv take it apart."""
+    rows = list(csv.reader(path.open()))
+    assert [row[0] for row in rows[:3]] == ["scorer", "bodyparts", "coords"]
+    assert rows[2][1:] == ["x", "y", "likelihood"] * (len(rows[2]) // 3)
+    values = np.array([[float(v) for v in row[1:]] for row in rows[3:]])
+    return [row[0] for row in rows[3:]], rows[1][1::3], values.reshape(len(values), -1, 3)
+
+
+def test_every_format_says_the_same(model_file: Path, tmp_path: Path) -> None:
+    first, second = clip(tmp_path / "first.mp4", 0, 7), clip(tmp_path / "file.mp4", 1, 4)
+    images = [picture(tmp_path / "pictures" / f"{i}.png", i) for i in range(3)]
+    out = tmp_path / "out"
+    formats = ("csv", "npz", "deeplabcut", "moseq")
+    tables = detect(
+        Options((first, images[0].parent, second), str(model_file), out, formats=formats, precision="float32")
+    )
+    assert tables.count == 14 and all(path.exists() for path in tables.written)
+    arrays = np.load(out / "keypoints.npz")
+    assert arrays["sources"].tolist() == [str(first), *map(str, images), str(second)]
+    assert arrays["source"].tolist() == [0] * 7 + [1, 2, 3] + [4] * 4
+    assert arrays["frame"].tolist() == [*range(7), 0, 0, 0, *range(4)]
+
+    coordinates, confidences = (dict(np.load(out / f"{name}.npz")) for name in ("coordinates", "confidences"))
+    rows = {"first": slice(0, 7), "pictures": slice(7, 10), "file": slice(10, 14)}
+    assert list(coordinates) == list(confidences) == list(rows)
+    table = list(csv.reader((out / "keypoints.csv").open()))
+    assert table[0][:6] == ["source", "frame", "time", "x0", "y0", "confidence0"]
+    for name, at in rows.items():
+        assert np.array_equal(coordinates[name], arrays["keypoints"][at])
+        assert np.array_equal(confidences[name], arrays["confidence"][at])
+        index, parts, values = read_deeplabcut(out / "deeplabcut" / f"{name}.csv")
+        assert index == [str(i) for i in range(len(values))] and parts == ["keypoint0", "keypoint1", "keypoint2"]
+        assert np.allclose(values[..., :2], coordinates[name], atol=1e-3)
+        assert np.allclose(values[..., 2], confidences[name], atol=1e-4)
+        written = np.array([[float(v) for v in row[3:]] for row in table[1:][at]]).reshape(values.shape)
+        assert np.array_equal(written, values)
+
+
+def test_only_what_is_asked_for_is_written(model_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    detect(Options((clip(tmp_path / "a.mp4", 0, 2),), str(model_file), out, formats=("deeplabcut",), overlays=False))
+    assert [p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()] == ["deeplabcut/a.csv"]
+
+
+def test_recordings_of_one_name_are_kept_apart_and_whole(model_file: Path, tmp_path: Path) -> None:
+    clips = [clip(tmp_path / folder / "day.mp4", i, 2 + i) for i, folder in enumerate("ab")]
+    loose = [picture(tmp_path / folder / "day" / "x.png", i) for i, folder in enumerate("cdc")]
+    loose[2] = picture(tmp_path / "c" / "day" / "y.png", 9)
+    options = Options((clips[0], loose[0], loose[1], clips[1], loose[2]), str(model_file), tmp_path / "out")
+    options.formats, options.overlays = ("moseq",), False
+    detect(options)
+    shapes = {name: len(values) for name, values in np.load(tmp_path / "out" / "coordinates.npz").items()}
+    assert shapes == {"day": 2, "day_": 2, "day__": 1, "day___": 3}
+
+
+def test_smoothing_is_the_filter_at_the_times_of_the_frames_and_leaves_pictures(
+    model_file: Path, tmp_path: Path
+) -> None:
+    inputs = (
+        clip(tmp_path / "a.mp4", 0, 6, Fraction(7)),
+        clip(tmp_path / "b.mp4", 1, 5),
+        picture(tmp_path / "c.png", 3),
+    )
+    raw, smooth = (tmp_path / name for name in ("raw", "smooth"))
+    for out, wanted in ((raw, False), (smooth, True)):
+        detect(Options(inputs, str(model_file), out, smooth=wanted, overlays=False, formats=("npz",)))
+    before, after = np.load(raw / "keypoints.npz"), np.load(smooth / "keypoints.npz")
+    expected = []
+    for at in (slice(0, 6), slice(6, 11)):  # each video with a filter of its own; the square is 48 pixels high
+        filtered = OneEuroFilter()
+        poses, times = torch.from_numpy(before["keypoints"][at]) / 24, before["time"][at]
+        expected += [filtered(pose, time) * 24 for pose, time in zip(poses, times.tolist())]
+    assert np.allclose(after["keypoints"][:11], torch.stack(expected), atol=1e-3)
+    assert np.array_equal(after["keypoints"][11], before["keypoints"][11])
+    assert np.abs(after["keypoints"][:11] - before["keypoints"][:11]).max() > 0.5
+
+
+def test_a_frame_leaves_nothing_behind_but_its_numbers(tiny: AutoLink, tmp_path: Path) -> None:
+    kept = []
+    with Tables(tmp_path, ("csv", "npz", "deeplabcut", "moseq"), tiny, None) as tables:
+        tracemalloc.start()
+        for i in range(4000):
+            image = np.zeros((200, 200, 3), np.uint8)
+            found = Detection(Path("a.mp4"), i, Fraction(i, 25), image, torch.rand(4, 2), torch.rand(4))
+            tables.add(found, "a")
+            if i % 2000 == 1999:
+                kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert kept[1] - kept[0] < 1.2 * 2000 * (12 * 4 + 24)  # three floats a point; time, frame and source
+    assert np.load(tmp_path / "coordinates.npz")["a"].shape == (4000, 4, 2)
+
+
+def test_a_wrong_option_gets_one_line(model_file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    video = clip(tmp_path / "a.mp4", 0, 2)
+    for wrong, message in (
+        (("--batch-size", 0), "--batch-size 0"),
+        (("--calibration", tmp_path / "none.safetensors"), "no such file"),
+        (("--calibration", model_file), "autolink calibrate"),
+    ):
+        command = ["autolink", "detect", "--model", model_file, "--output", tmp_path / "out", *wrong, video]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        errors = capsys.readouterr().err
+        assert stopped.value.code == 2 and message in errors and "Traceback" not in errors
