@@ -1,12 +1,7 @@
-"""The conditional GAN: its parts against second ways to compute them, its training run, its sampler."""
+"""The conditional GAN: its parts against second ways to compute them, its sampler."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,14 +11,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from autolink.errors import UserError
 from autolink.layers import LEAKY_SLOPE
 from autolink.model import AutoLink, AutoLinkConfig
-from autolink.weights import read_tensors
 from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator
 from autolink_apps.gan import sample as sampling
-from autolink_apps.gan import train as training
-from autolink_apps.gan.augment import augment, change_colours, cut_out, translate
 from autolink_apps.gan.generator import StructureEncoder, modulated_conv
 
 TINY = AutoLinkConfig(keypoints=4, image_size=32, width=0.1)
@@ -56,25 +47,6 @@ def tiny_gan() -> ConditionalGAN:
     gan.poses.uniform_(-0.8, 0.8)
     gan.update_w_average()
     return gan.eval()
-
-
-def options_for(images: Path, autolink_file: Path | None, output: Path, **changes) -> training.Options:
-    values = {
-        "data": str(images),
-        "autolink": str(autolink_file) if autolink_file else None,
-        "output": output,
-        "image_size": 32,
-        "width": 0.1,
-        "batch_size": 4,
-        "steps": 6,
-        "r1_every": 2,
-        "mixed_precision": "no",
-        "workers": 0,
-        "log_every": 1,
-        "sample_every": 3,
-        "save_every": 3,
-    }
-    return training.Options(**{**values, **changes})
 
 
 # The generator
@@ -163,172 +135,6 @@ def test_file_restores_the_model_and_its_frozen_autolink(gan_file: Path) -> None
     assert not any(parameter.requires_grad for parameter in restored.autolink.parameters())
 
 
-# Augmentation
-
-
-def test_middle_draws_change_nothing_but_saturation() -> None:
-    images, half = torch.rand(2, 4, 16, 16) * 2 - 1, torch.full((2, 1, 1, 1), 0.5)
-    torch.testing.assert_close(change_colours(images[:, :3], half, half, half), images[:, :3])
-    assert torch.equal(translate(images, half, half), images)
-
-
-def test_translation_moves_whole_pixels() -> None:
-    images = torch.rand(2, 1, 16, 16)
-    x, y = torch.tensor([0.999, 0.0]).view(2, 1, 1, 1), torch.tensor([0.5, 0.7]).view(2, 1, 1, 1)
-    moved = translate(images, x, y)  # by (+2, 0) and (−2, +1)
-    assert torch.equal(moved[0, :, :, 2:], images[0, :, :, :-2]) and moved[0, :, :, :2].abs().sum() == 0
-    assert torch.equal(moved[1, :, 1:, :-2], images[1, :, :-1, 2:]) and moved[1, :, 0].abs().sum() == 0
-
-
-def test_cutout_hides_half_the_side() -> None:
-    centre = torch.full((1, 1, 1, 1), 0.5)
-    kept = cut_out(torch.ones(1, 1, 16, 16), centre, centre)
-    assert kept[..., 4:12, 4:12].sum() == 0
-    assert kept.sum() == 16 * 16 - 8 * 8
-
-
-def test_edge_map_moves_with_its_image_and_keeps_its_values() -> None:
-    images = torch.rand(8, 3, 32, 32) + 10  # bright everywhere, so that zeros are what was shifted in or hidden
-    changed = augment(torch.cat([images, torch.ones(8, 1, 32, 32)], dim=1), torch.Generator().manual_seed(0))
-    assert torch.equal((changed[:, :3] == 0).all(1), changed[:, 3] == 0)
-    assert set(changed[:, 3].unique().tolist()) == {0.0, 1.0}
-
-
-def test_augmentation_is_differentiable() -> None:
-    images = torch.randn(1, 4, 8, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: augment(x, torch.Generator().manual_seed(3)), images)
-
-
-# Training
-
-
-def test_resumed_run_equals_an_unbroken_one(images: Path, autolink_file: Path, tmp_path: Path) -> None:
-    whole = options_for(images, autolink_file, tmp_path / "whole")
-    training.train(whole)
-    broken = options_for(images, autolink_file, tmp_path / "broken", steps=3)
-    training.train(broken)
-    training.train(dataclasses.replace(broken, steps=6, resume=True))
-    for file in ("checkpoint.safetensors", "model.safetensors"):
-        expected, found = (read_tensors(run.output / file) for run in (whole, broken))
-        assert expected.keys() == found.keys()
-        for name, tensor in expected.items():
-            assert torch.equal(tensor, found[name]), name
-    before = read_tensors(whole.output / "checkpoint.safetensors")
-    assert {name.split("/")[1] for name in before} == {"generator", "discriminator", "ema"}
-    assert len(list((broken.output / "samples").glob("samples-*.png"))) == 2
-    logs = [[json.loads(line) for line in (r.output / "log.jsonl").read_text().splitlines()] for r in (whole, broken)]
-    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
-    assert logs[0][-2]["loss_generator"] == logs[1][-2]["loss_generator"]
-    assert logs[0][-1].keys() == {"step", "pose_error", "pose_error_chance"}
-
-
-def test_model_file_holds_the_average_and_poses_of_the_data(images: Path, autolink_file: Path, tmp_path: Path) -> None:
-    gan = ConditionalGAN.from_pretrained(training.train(options_for(images, autolink_file, tmp_path, steps=2)))
-    checkpoint = read_tensors(tmp_path / "checkpoint.safetensors")
-    for name, tensor in gan.generator.state_dict().items():
-        assert torch.equal(tensor, checkpoint[f"module/ema/module.{name}"]), name
-    different = [n for n, t in gan.generator.state_dict().items() if not t.equal(checkpoint[f"module/generator/{n}"])]
-    assert different
-    assert len(gan.poses) == 18  # of 20 images two are held out
-    assert gan.poses.std(0).max() > 0
-    original = AutoLink.from_pretrained(autolink_file)
-    for name, tensor in gan.autolink.state_dict().items():
-        assert torch.equal(tensor, original.state_dict()[name]), name
-    assert gan.metadata["steps"] == 2 and gan.metadata["options"]["image_size"] == 32
-
-
-def test_unconditional_bf16_run_without_augmentation(images: Path, autolink_file: Path, tmp_path: Path) -> None:
-    changes = {"discriminator": "unconditional", "augment": "none", "mixed_precision": "bf16", "steps": 3}
-    training.train(options_for(images, autolink_file, tmp_path, **changes))
-    tensors = read_tensors(tmp_path / "checkpoint.safetensors")
-    assert tensors["module/discriminator/stem.weight"].shape[1] == 3
-    assert all(tensor.isfinite().all() for tensor in tensors.values())
-    assert tensors["module/generator/to_image.weight"].dtype == torch.float32
-
-
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-import torch
-from accelerate import Accelerator
-from autolink.adversarial import Discriminator, discriminator_loss, r1_penalty
-from autolink_apps.gan import train as training
-
-def loss_of(discriminator, images):
-    real, fake = images.clone().requires_grad_(), images.flip(-1)
-    real_logits = discriminator(real, full_precision=True)
-    return discriminator_loss(real_logits, discriminator(fake)) + 8 * r1_penalty(real_logits, real)
-
-def check_r1_is_averaged(accelerator):
-    torch.manual_seed(0)
-    images, alone = torch.randn(4, 3, 32, 32), Discriminator(32, 0.1)
-    shared = accelerator.prepare(Discriminator(32, 0.1))
-    accelerator.unwrap_model(shared).load_state_dict(alone.state_dict())
-    loss_of(alone, images).backward()
-    half = images.chunk(2)[accelerator.process_index]
-    accelerator.backward(loss_of(shared, half))
-    for one, two in zip(alone.parameters(), accelerator.unwrap_model(shared).parameters()):
-        torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5)
-
-save = training.save_checkpoint
-def save_if_equal(accelerator, output, step, modules, optimizers):
-    assert accelerator.num_processes == 2
-    for name, module in modules.items():
-        weights = torch.cat([p.detach().flatten() for p in module.parameters()])
-        first, second = accelerator.gather(weights[None])
-        assert torch.equal(first, second), name
-    (Path(output) / f"equal-{accelerator.process_index}").touch()
-    save(accelerator, output, step, modules, optimizers)
-training.save_checkpoint = save_if_equal
-
-accelerator = Accelerator()
-assert accelerator.num_processes == 2
-check_r1_is_averaged(accelerator)
-sys.argv = sys.argv[:1] + OPTIONS
-training.main()
-"""
-
-
-def test_two_processes_keep_equal_weights(images: Path, tmp_path: Path) -> None:
-    """Also trains an AutoLink first, in two processes, because none is given."""
-    command_line = ["--data", str(images), "--output", str(tmp_path / "run"), "--perceptual", "pyramid"]
-    for name in ("autolink-steps", "steps"):
-        command_line += [f"--{name}", "4"]
-    for name, value in (
-        ("image-size", 32),
-        ("width", 0.1),
-        ("batch-size", 4),
-        ("r1-every", 2),
-        ("workers", 0),
-    ):
-        command_line += [f"--{name}", str(value)]
-    script = tmp_path / "two_processes.py"
-    script.write_text(TWO_PROCESSES.replace("OPTIONS", repr([*command_line, "--mixed-precision", "no"])))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*launch, str(script)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as launched:
-        try:
-            _, printed = launched.communicate(timeout=300)
-        except subprocess.TimeoutExpired:
-            os.killpg(launched.pid, signal.SIGKILL)  # with its two processes, which would wait for ever
-            raise
-    assert launched.returncode == 0, printed[-4000:]
-    assert "training one first" in printed
-    assert {path.name for path in (tmp_path / "run").glob("equal-*")} == {"equal-0", "equal-1"}
-    assert ConditionalGAN.from_pretrained(tmp_path / "run/model.safetensors").metadata["steps"] == 4
-    assert (tmp_path / "run/autolink/model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("wrong", ["data", "size"])
-def test_mistakes_are_found_before_anything_is_trained(wrong: str, images: Path, tmp_path: Path) -> None:
-    data, size, named = (tmp_path / "nowhere", 32, "nowhere") if wrong == "data" else (images, 96, "96")
-    with pytest.raises(UserError, match=named):
-        training.train(options_for(data, None, tmp_path / "run", image_size=size))
-    assert not (tmp_path / "run").exists()
-
-
 # Sampling
 
 
@@ -365,11 +171,6 @@ def test_sampler_takes_poses_of_the_model_without_any_given(
 ) -> None:
     assert run_sampler(monkeypatch, "--model", gan_file, "--output", tmp_path, "--count", 4, "--columns", 2) == 0
     assert len(list(tmp_path.glob("pose-*_*.png"))) == 8
-
-
-def test_sampler_keeps_files_of_one_name_apart() -> None:
-    files = [Path("a/x.png"), Path("b/x.jpg"), Path("y.png")]
-    assert sampling.unique_names(files) == ["x-1", "x-2", "y"]
 
 
 @pytest.mark.parametrize("what", ["missing pose", "text", "empty folder", "damaged", "no model", "other task"])

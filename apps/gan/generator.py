@@ -7,7 +7,7 @@
 StyleGAN2 without noise injection, equalised learning rates and path regularisation, and with the structure's
 feature map where StyleGAN2 has a constant.
 
-Shapes: B batch, K keypoints, C channels, S side of the image, P poses, N appearances.
+Shapes: B batch, K keypoints, C channels, S side of the image, P poses, N appearances, L modulated convolutions.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ class UpBlock(nn.Module):
         nn.init.normal_(self.shortcut.weight, std=inputs**-0.5)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(B, inputs, H, W) and (B, 256) → (B, outputs, 2H, 2W)."""
-        body = functional.leaky_relu(self.first(x, w), LEAKY_SLOPE)
-        body = functional.leaky_relu(self.second(body, w), LEAKY_SLOPE)
+        """(B, inputs, H, W) and (B, 2, 256), an embedding for each convolution → (B, outputs, 2H, 2W)."""
+        body = functional.leaky_relu(self.first(x, w[:, 0]), LEAKY_SLOPE)
+        body = functional.leaky_relu(self.second(body, w[:, 1]), LEAKY_SLOPE)
         return up(body + self.shortcut(x))
 
 
@@ -121,8 +121,11 @@ class StructureEncoder(nn.Module):
         """(B, 1, H, W) → (B, 512, 8, 8)."""
         size = (STRUCTURE_SIDE, STRUCTURE_SIDE)
         # Antialiased, or an edge thinner than a cell of the 32² grid falls between its samples.
-        x = functional.interpolate(edge_map.float(), size, mode="bicubic", antialias=True)
-        x = down(functional.leaky_relu(self.first(x), LEAKY_SLOPE))
+        return self.encode(functional.interpolate(edge_map.float(), size, mode="bicubic", antialias=True))
+
+    def encode(self, edge_map: Tensor) -> Tensor:
+        """`forward` from the edge map at 32² on: (B, 1, 32, 32) → (B, 512, 8, 8)."""
+        x = down(functional.leaky_relu(self.first(edge_map), LEAKY_SLOPE))
         return down(functional.leaky_relu(self.second(x), LEAKY_SLOPE))
 
 
@@ -149,6 +152,15 @@ class Generator(nn.Module):
         nn.init.normal_(self.to_image.weight, std=(self.to_image.in_channels * 9) ** -0.5)
         nn.init.zeros_(self.to_image.bias)
 
+    @property
+    def layers(self) -> int:
+        """Number L of modulated convolutions, from the coarsest on: two a doubling of the resolution."""
+        return 2 * len(self.blocks)
+
+    def per_layer(self, w: Tensor) -> Tensor:
+        """Embeddings (B, 256) repeated for every layer, (B, L, 256); what has layers already stays as it is."""
+        return w[:, None].expand(-1, self.layers, -1) if w.dim() == 2 else w
+
     def forward(self, edge_map: Tensor, z: Tensor) -> Tensor:
         """Images (B, 3, S, S) of edge maps (B, 1, H, W) in [0, 1] and noise (B, 256).
 
@@ -158,10 +170,15 @@ class Generator(nn.Module):
         return self.synthesise(edge_map, self.mapping(z))
 
     def synthesise(self, edge_map: Tensor, w: Tensor) -> Tensor:
-        """`forward` from the embedding w (B, 256) on."""
-        x = self.structure(edge_map).contiguous(memory_format=torch.channels_last)
-        for block in self.blocks:
-            x = block(x, w)
+        """`forward` from the embedding w on: (B, 256), or (B, L, 256) with one for each modulated convolution."""
+        return self.paint(self.structure(edge_map), w)
+
+    def paint(self, structure: Tensor, w: Tensor) -> Tensor:
+        """`synthesise` from the structure's feature map (B, 512, 8, 8) on."""
+        x = structure.contiguous(memory_format=torch.channels_last)
+        w = self.per_layer(w)
+        for number, block in enumerate(self.blocks):
+            x = block(x, w[:, 2 * number : 2 * number + 2])
         return self.to_image(x).float() if x.dtype != torch.float64 else self.to_image(x)
 
 
@@ -232,10 +249,38 @@ class ConditionalGAN(PretrainedModel):
         Returns:
             (B, 3, S, S) in [0, 1].
         """
-        w = self.w_average.lerp(self.generator.mapping(z), truncation)
-        return (self.generator.synthesise(self.condition(keypoints), w).clamp(-1, 1) + 1) / 2
+        return self.paint(keypoints, self.embed(z, truncation))
 
+    @torch.no_grad()
     def sample_grid(self, keypoints: Tensor, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Every pose (P, K, 2) with every appearance (N, 256), row by row: (P, N, 3, S, S) in [0, 1]."""
-        rows = [self.sample(pose.expand(len(z), -1, -1), z, truncation) for pose in keypoints]
-        return torch.stack(rows)
+        return self.paint_grid(keypoints, self.embed(z, truncation))
+
+    @torch.no_grad()
+    def embed(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """Embeddings w (B, 256) of noise (B, 256), pulled towards their mean by the truncation (see `sample`)."""
+        return self.w_average.lerp(self.generator.mapping(z), truncation)
+
+    @torch.no_grad()
+    def paint(self, keypoints: Tensor, w: Tensor) -> Tensor:
+        """Images of poses (B, K, 2) and embeddings (B, 256) or, one a layer, (B, L, 256): (B, 3, S, S) in [0, 1]."""
+        return (self.generator.synthesise(self.condition(keypoints), w).clamp(-1, 1) + 1) / 2
+
+    @torch.no_grad()
+    def paint_grid(self, keypoints: Tensor, w: Tensor) -> Tensor:
+        """Every pose (P, K, 2) with every embedding (N, 256) or (N, L, 256): (P, N, 3, S, S) in [0, 1]."""
+        return torch.stack([self.paint(pose.expand(len(w), -1, -1), w) for pose in keypoints])
+
+    def mix(self, coarse: Tensor, fine: Tensor, crossover: int) -> Tensor:
+        """Style mixing: the first `crossover` layers follow one embedding, the finer ones another.
+
+        Args:
+            coarse: (B, 256) or (B, L, 256).
+            fine: Likewise.
+            crossover: 0 to L.
+
+        Returns:
+            (B, L, 256).
+        """
+        coarse, fine = self.generator.per_layer(coarse), self.generator.per_layer(fine)
+        return torch.cat([coarse[:, :crossover], fine[:, crossover:]], dim=1)

@@ -8,6 +8,7 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,17 +16,11 @@ from typing import Literal
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from autolink.adversarial import (
-    Discriminator,
-    check_image_size,
-    discriminator_loss,
-    generator_loss,
-    r1_penalty,
-)
-from autolink.data import open_data
+from autolink.adversarial import Discriminator, check_image_size
+from autolink.data import Sample, open_data
+from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.model import AutoLink
@@ -38,14 +33,26 @@ from autolink.training import (
     endless_loader,
     load_checkpoint,
     local_main_first,
-    require_finite,
     save_checkpoint,
     seeded_generator,
     start,
     to_network,
 )
+from autolink_apps.gan import hub
+from autolink_apps.gan.ada import AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
+from autolink_apps.gan.game import Batch, Game
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
+from autolink_apps.gan.guard import FiniteGuard
+from autolink_apps.gan.metrics import (
+    Distances,
+    FeatureNetwork,
+    fixed_noise,
+    open_features,
+    pose_consistency,
+    real_pose_error,
+)
+from autolink_apps.gan.rehearsal import rehearse
 from autolink_apps.gan.sample import labelled_grid
 
 MAPPING_RATE = 0.01
@@ -85,8 +92,22 @@ class Options(RunOptions):
     """Images after which the averaged generator has forgotten half; fewer while training begins."""
     discriminator: Literal["conditional", "unconditional"] = "conditional"
     """Whether the discriminator sees the edge map beside the image. If not, nothing holds a pose in place."""
-    augment: Literal["diff", "none"] = "diff"
-    """`diff` changes real and generated images alike before they are judged: for small data sets."""
+    augment: Literal["ada", "diff", "none"] = "diff"
+    """Change real and generated images alike before they are judged, for small data sets: `diff` always, by colour,
+    shift and cutout; `ada` as often as the discriminator's overfitting asks for."""
+    accumulate: int = 1
+    """Parts that a step's batch is taken in, to save memory; the gradients are those of the whole batch."""
+    metric_every: int = 5_000
+    """Steps between measurements of the distance to the training images; 0 measures none."""
+    metric_images: int = 5_000
+    """Generated, and training images, that are measured; published FIDs take 50,000 generated ones."""
+    metric_features: FeatureNetwork = "auto"
+    """Features of the distances: `inception` (FID, KID, precision, recall), `squeezenet` (the same under names of their
+    own), or `auto`: Inception's where its weights can be had."""
+    dry_run: bool = False
+    """Take two steps, write nothing, print parameters, memory and speed."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face hub, `user/name`, to which the trained model is pushed with a card."""
 
 
 def train(options: Options) -> Path:
@@ -97,21 +118,34 @@ def train(options: Options) -> Path:
     """
     # What can be wrong with the options is found before an AutoLink is trained.
     check_image_size(options.image_size)
+    if options.accumulate < 1:
+        raise UserError(f"--accumulate {options.accumulate} must be at least 1")
+    if options.push_to_hub:
+        hub.reserve(options.push_to_hub)
     with local_main_first():  # videos are decoded into a cache once
         data = open_data(options.data, options.image_size, "train", options.data_root)
         held_out = open_data(options.data, options.image_size, "val", options.data_root)
+        features = open_features(options.metric_features, torch.device("cpu")) if options.metric_every else None
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
     source = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(source)
     accelerator = start(options)
-    if options.batch_size // accelerator.num_processes % 2:
-        raise UserError(f"--batch-size {options.batch_size} must give each process an even number of images")
+    if options.batch_size % (2 * accelerator.num_processes * options.accumulate):
+        raise UserError(
+            f"--batch-size {options.batch_size} must give each of {accelerator.num_processes} processes an even number "
+            f"of images in each of {options.accumulate} parts"
+        )
     device, rank = accelerator.device, accelerator.process_index
-    config = ConditionalGANConfig(options.image_size, options.width, min(BANK, len(data)), autolink.config)
+    bank = spread(data, BANK)
+    config = ConditionalGANConfig(options.image_size, options.width, len(bank), autolink.config)
     gan = ConditionalGAN(config).to(device, memory_format=torch.channels_last)
     gan.autolink.load_state_dict(autolink.state_dict())
-    gan.poses.copy_(poses_of(gan.autolink, data, config.poses))
-    held_out_poses = poses_of(gan.autolink, held_out, min(HELD_OUT, len(held_out)))
+    gan.poses.copy_(poses_of(gan.autolink, bank))
+    held_out = spread(held_out, HELD_OUT)
+    held_out_poses = poses_of(gan.autolink, held_out)
+    examples = torch.stack([sample.image for sample in held_out]).to(device).float() / 255
+    mark = {"pose_error_real": real_pose_error(gan.autolink, examples)}
+    distances = features and Distances(accelerator, gan, data, features.to(device), options.metric_images)
 
     channels = 4 if options.discriminator == "conditional" else 3
     judge = Discriminator(options.image_size, options.width, channels, minibatch_std=True)
@@ -129,65 +163,71 @@ def train(options: Options) -> Path:
     generator, discriminator, generator_adam, discriminator_adam = accelerator.prepare(
         generator, discriminator, generator_adam, discriminator_adam
     )
+    guards = {
+        "generator": FiniteGuard(accelerator, generator_adam, "generator"),
+        "discriminator": FiniteGuard(accelerator, discriminator_adam, "discriminator"),
+    }
+    adaptive = AdaptiveAugmentation(accelerator, options.batch_size) if options.augment == "ada" else None
+    policy = {"ada": adaptive, "diff": augment, "none": None}[options.augment]
+    game = Game(accelerator, generator, discriminator, policy, options.discriminator == "conditional")
     modules = {"generator": generator, "discriminator": discriminator, "ema": ema}
     optimizers = {"generator": generator_adam, "discriminator": discriminator_adam}
-    step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
+    stateful = {**guards, "adaptive": adaptive} if adaptive else guards
+    step = 0
+    if options.resume:
+        step, states = load_checkpoint(accelerator, options.output, modules, optimizers)
+        for name in stateful.keys() & states:
+            stateful[name].restore(states[name])
     log = RunLog(accelerator, options.output, step)
     batches = endless_loader(data, options, accelerator, step)
     progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
     values: dict[str, Tensor] = {}
+    measured: dict[str, float] = {}
+    logged, since = step, time.perf_counter()
 
     while step < options.steps:
+        draws = seeded_generator(options.seed, step, rank, "gan")
         real = to_network(next(batches).image, device)
         with accelerator.autocast():
             poses = gan.autolink.detect((real + 1) / 2).xy
-        edge_maps = gan.condition(poses)
-        draws = seeded_generator(options.seed, step, rank, "gan")
-        z = torch.randn(len(real), NOISE_SIZE, generator=draws)
-        fake = generator(edge_maps, z.to(device))
+        z = torch.randn(len(real), NOISE_SIZE, generator=draws).to(device)
+        parts = Batch(real, gan.condition(poses), z).split(options.accumulate)
 
-        # Discriminator. R1 is part of the one backward pass, for DistributedDataParallel's sake (see `r1_penalty`).
-        penalised = step % options.r1_every == 0
-        real.requires_grad_(penalised)
-        real_logits = discriminator(to_judge(real, edge_maps, draws, options), full_precision=penalised)
-        fake_logits = discriminator(to_judge(fake.detach(), edge_maps, draws, options))
-        loss = discriminator_loss(real_logits, fake_logits)
-        values["loss_discriminator"] = loss.detach()
-        if penalised:
-            penalty = r1_penalty(real_logits, real)
-            values["r1"] = penalty.detach()
-            loss = loss + options.r1_gamma / 2 * options.r1_every * penalty
-        discriminator_adam.zero_grad()
-        accelerator.backward(loss)
-        discriminator_adam.step()
-
-        # Generator, on the same images. The discriminator is frozen, and called without its wrapper, which
-        # would wait for gradients that never come.
-        judge.requires_grad_(False)
-        loss = generator_loss(judge(to_judge(fake, edge_maps, draws, options)))
-        values["loss_generator"] = loss.detach()
-        generator_adam.zero_grad()
-        accelerator.backward(loss)
-        generator_adam.step()
-        judge.requires_grad_(True)
+        r1_weight = options.r1_gamma / 2 * options.r1_every if step % options.r1_every == 0 else 0.0
+        turn = game.discriminator_turn(parts, draws, r1_weight)
+        if guards["discriminator"].step(turn.values["loss_discriminator"]):
+            values |= turn.values
+            if adaptive:
+                adaptive.observe(turn.real_logits)
+        seen = game.generator_turn(parts, turn.fakes, draws)
+        if guards["generator"].step(seen["loss_generator"]):
+            values |= seen
         ema.update_parameters(accelerator.unwrap_model(generator))
-        values["logit_real"], values["logit_fake"] = real_logits.detach().mean(), fake_logits.detach().mean()
         step += 1
         progress.update()
 
         last = step == options.steps
         if step % options.log_every == 0 or last:
             means = {k: accelerator.reduce(v, reduction="mean").item() for k, v in values.items()}
-            require_finite(means["loss_generator"] + means["loss_discriminator"], step)
-            log.numbers(step, {"images": step * options.batch_size, **means})
-            progress.set_postfix(D=f"{means['loss_discriminator']:.2f}", G=f"{means['loss_generator']:.2f}")
+            values.clear()
+            speed = (step - logged) * options.batch_size / (time.perf_counter() - since)
+            counts = {"skipped": sum(guard.skipped for guard in guards.values()), "images_per_second": speed}
+            controlled = adaptive.numbers() if adaptive else {}
+            log.numbers(step, {"images": step * options.batch_size, **means, **controlled, **counts})
+            progress.set_postfix({name: f"{value:.2f}" for name, value in means.items() if name.startswith("loss")})
         if accelerator.is_main_process and (step % options.sample_every == 0 or last):
             gan.update_w_average()
-            log.numbers(step, pose_consistency(gan, held_out_poses))
+            measured |= pose_consistency(gan, held_out_poses) | mark
+            log.numbers(step, {name: measured[name] for name in measured if name.startswith("pose_error")})
             shown = labelled_grid(gan, held_out_poses[:SHOWN], fixed_noise(SHOWN, device))
             log.picture(step, "samples", shown)
+        if distances and (step % options.metric_every == 0 or last):
+            measured |= (found := distances.measure())
+            if found:
+                log.numbers(step, {"images": step * options.batch_size, **found})
         if step % options.save_every == 0 or last:
-            save_checkpoint(accelerator, options.output, step, modules, optimizers)
+            states = {name: part.state() for name, part in stateful.items()}
+            save_checkpoint(accelerator, options.output, step, modules, optimizers, states)
             if accelerator.is_main_process:
                 about = {
                     "data": data.name,
@@ -197,51 +237,33 @@ def train(options: Options) -> Path:
                 }
                 gan.update_w_average()
                 gan.save_pretrained(options.output, about)
+        if step % options.log_every == 0 or last:
+            logged, since = step, time.perf_counter()  # what was measured and saved in between does not count
     progress.close()
     log.close()
-    return options.output / "model.safetensors"
+    model = options.output / "model.safetensors"
+    if options.push_to_hub and accelerator.is_main_process:
+        hub.push(options.push_to_hub, model, measured)
+    return model
 
 
-def to_judge(images: Tensor, edge_maps: Tensor, draws: torch.Generator, options: Options) -> Tensor:
-    """What the discriminator sees of images (B, 3, S, S) with edge maps (B, 1, S, S): (B, 3 or 4, S, S)."""
-    if options.discriminator == "conditional":
-        images = torch.cat([images, edge_maps], dim=1)
-    return augment(images, draws) if options.augment == "diff" else images
-
-
-def poses_of(autolink: AutoLink, data: Dataset, count: int) -> Tensor:
-    """Keypoints (count, K, 2) of images spread evenly over a data set."""
-    picked = [index * len(data) // count for index in range(count)]
+def poses_of(autolink: AutoLink, samples: list[Sample]) -> Tensor:
+    """Keypoints (N, K, 2) of N samples."""
     found = []
-    for start_at in range(0, count, 32):
-        images = torch.stack([data[index].image for index in picked[start_at : start_at + 32]])
+    for start_at in range(0, len(samples), 32):
+        images = torch.stack([sample.image for sample in samples[start_at : start_at + 32]])
         found.append(autolink.detect(images.float() / 255).xy)
     return torch.cat(found)
-
-
-def fixed_noise(count: int, device: torch.device) -> Tensor:
-    """The same noise (count, 256) whenever it is asked for, so that pictures of a run can be compared."""
-    return torch.randn(count, NOISE_SIZE, generator=seeded_generator(0, 0, 0, "shown")).to(device)
-
-
-def pose_consistency(gan: ConditionalGAN, poses: Tensor) -> dict[str, float]:
-    """How well generated images keep the poses (P, K, 2) they were made from.
-
-    Returns:
-        `pose_error`: mean distance between the keypoints asked for and those found again in the image, in
-        percent of its side; and `pose_error_chance`: the same against poses of other images, which is what a
-        generator scores that ignores its edge map.
-    """
-    found = gan.autolink.detect(gan.sample(poses, fixed_noise(len(poses), poses.device))).xy
-    error = (found - poses).norm(dim=-1).mean() / 2 * 100
-    chance = (found - poses.roll(1, 0)).norm(dim=-1).mean() / 2 * 100
-    return {"pose_error": error.item(), "pose_error_chance": chance.item()}
 
 
 @command
 def main() -> None:
     """Entry point of `accelerate launch apps/gan/train.py`."""
-    train(tyro.cli(Options, description=__doc__))
+    options = tyro.cli(Options, description=__doc__)
+    if options.dry_run:
+        rehearse(options, train)
+    else:
+        train(options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""Adaptive augmentation: changes applied with a probability that grows while the discriminator overfits (ADA).
+
+Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020. The transformations are kornia's:
+those of place act on image and edge map as one, those of colour on the image alone. As long as none is applied
+always, what they change does not leak into generated images.
+
+Shapes: B batch, C channels (red, green, blue and possibly a condition), S side of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import kornia.augmentation as kornia
+import torch
+from accelerate import Accelerator
+from kornia.color import rgb_to_yuv, yuv_to_rgb
+from torch import Tensor, nn
+
+TARGET = 0.6
+"""What E[sign(D(real))] is held at; 0 is a discriminator that guesses, 1 one that knows every image."""
+HORIZON = 500_000
+"""Images after which the probability can have gone from 0 to 1."""
+INTERVAL = 4
+"""Steps from one adjustment to the next."""
+
+
+class AdaptiveAugmentation:
+    """Augmentation of what the discriminator sees, with the controller of its probability.
+
+    Args:
+        accelerator: The run's accelerator.
+        batch_size: Images a step, over all processes.
+    """
+
+    def __init__(self, accelerator: Accelerator, batch_size: int) -> None:
+        self.accelerator, self.batch_size = accelerator, batch_size
+        self.probability = 0.0
+        self.overfitting = 0.0
+        self.signs: list[float] = []
+        self._build()
+
+    def _build(self) -> None:
+        self.places, self.colours = of_place(self.probability), of_colour(self.probability)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Change each image by draws of its own.
+
+        Args:
+            images: (B, C, S, S) float32, the first three channels around [−1, 1].
+            generator: Where the draws come from; a generator on the CPU.
+
+        Returns:
+            (B, C, S, S), differentiable once in `images`.
+        """
+        if self.probability == 0:
+            return images
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
+            torch.default_generator.manual_seed(seed)
+            moved = self.places(images)
+            colours = self.colours((moved[:, :3] + 1) / 2) * 2 - 1  # kornia's brightness and contrast are of [0, 1]
+        colours = change_chroma(colours, self.probability, generator)
+        return torch.cat([colours, moved[:, 3:]], dim=1)
+
+    def observe(self, real_logits: Tensor) -> None:
+        """Take a step's logits (B,) of augmented real images into account; every fourth step adjusts p."""
+        signs = self.accelerator.reduce(real_logits.detach().float().sign().mean(), reduction="mean")
+        self.signs.append(signs.item())
+        if len(self.signs) < INTERVAL:
+            return
+        self.overfitting = sum(self.signs) / INTERVAL
+        self.signs.clear()
+        change = INTERVAL * self.batch_size / HORIZON
+        change = change if self.overfitting > TARGET else -change
+        self.probability = min(max(self.probability + change, 0.0), 1.0)
+        self._build()
+
+    def numbers(self) -> dict[str, float]:
+        """For the log: `ada_p`, the probability, and `ada_r`, the r_t that it follows."""
+        return {"ada_p": self.probability, "ada_r": self.overfitting}
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint must hold."""
+        return {"probability": self.probability, "overfitting": self.overfitting, "signs": self.signs}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from `state()`."""
+        self.probability, self.overfitting = state["probability"], state["overfitting"]
+        self.signs = list(state["signs"])
+        self._build()
+
+
+def of_place(probability: float) -> nn.Sequential:
+    """Mirroring, quarter turns, shifts, turns and scaling, each applied with a probability; any channels."""
+    edges = {"padding_mode": "reflection", "p": probability}
+    return nn.Sequential(
+        kornia.RandomHorizontalFlip(p=probability / 2),
+        kornia.RandomRotation90((1, 3), p=probability * 3 / 4),
+        kornia.RandomAffine(degrees=0.0, translate=(1 / 8, 1 / 8), **edges),
+        kornia.RandomAffine(degrees=180.0, scale=(0.8, 1.25), **edges),
+    )
+
+
+def of_colour(probability: float) -> nn.Sequential:
+    """Brightness and contrast, each with a probability; what leaves [0, 1] is kept, not clamped."""
+    return nn.Sequential(
+        kornia.RandomBrightness((0.8, 1.2), clip_output=False, p=probability),
+        kornia.RandomContrast((0.6, 1.6), clip_output=False, p=probability),
+    )
+
+
+def change_chroma(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Any hue, and saturation × 0–2, each with a probability, of images (B, 3, S, S) around [−1, 1].
+
+    A rotation and scaling of the plane of colours. kornia's own hue and saturation clamp, and a clamped pixel of a
+    generated image would teach nothing.
+    """
+    turned, scaled, angle, factor = torch.rand(4, len(images), 1, 1, generator=generator).to(images)
+    angle = torch.where(turned < probability, (angle * 2 - 1) * math.pi, 0)
+    factor = torch.where(scaled < probability, factor * 2, 1)
+    y, u, v = rgb_to_yuv(images).unbind(1)
+    u, v = factor * (u * angle.cos() - v * angle.sin()), factor * (u * angle.sin() + v * angle.cos())
+    return yuv_to_rgb(torch.stack([y, u, v], dim=1))

@@ -1,0 +1,131 @@
+"""Interpolation as a video: `autolink-sample interpolate --vary pose --output poses.mp4`.
+
+A grid of poses × appearances of which one axis becomes time; the other stands side by side. Through the poses, or
+appearances w, goes a periodic cubic spline, so that the video loops. If the pose is given as one video or one table, it
+is followed frame by frame instead.
+
+Shapes: T frames, P poses, N appearances, M points that are interpolated, K keypoints, S image side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from autolink.errors import UserError, command
+from autolink.video import DEFAULT_FRAME_RATE, VIDEO_SUFFIXES, open_frames, write_video
+from autolink.visualize import image_grid, to_uint8
+from autolink_apps.gan.generator import ConditionalGAN
+from autolink_apps.gan.poses import SampleOptions, check_poses, draw, find_poses, is_clip, load_gan, pose_labels
+
+SMALLEST_CELL = 128
+"""Images smaller than this are enlarged: videos store colours at half the resolution."""
+
+
+@dataclass(kw_only=True)
+class Options(SampleOptions):
+    """A video in which the appearance changes and the pose stays, or the other way round."""
+
+    output: Path
+    """The video to write, ending in .mp4 or .gif."""
+    vary: Literal["appearance", "pose"] = "appearance"
+    """What changes over time. Of the other, all that are asked for (--count poses, --columns appearances) stand side by
+    side; with pose, the edge map is at the left."""
+    steps: int = 24
+    """Frames from one pose or appearance to the next."""
+    frame_rate: float | None = None
+    """Frames a second. Default: those of the video that is followed, or 25."""
+
+
+def interpolate(options: Options) -> Path:
+    """Write the video that the options ask for, and return its path.
+
+    Raises:
+        UserError: If model, poses or options cannot be used.
+    """
+    write = {".mp4": write_video, ".gif": write_gif}.get(options.output.suffix.lower())
+    if write is None:
+        raise UserError(f"--output {options.output}: expected a file name ending in .mp4 or .gif")
+    if options.steps < 1 or not 0 < (options.frame_rate or 1) <= 100:
+        raise UserError(f"--steps {options.steps} must be at least 1 and --frame-rate above 0, up to 100")
+    check_poses(options.pose)
+    gan = load_gan(options)
+    appearances, order = draw(options, gan)
+    follow = options.vary == "pose" and len(options.pose) == 1 and is_clip(options.pose[0])
+    found = (pose.keypoints.to(gan.poses.device) for pose in find_poses(options, gan, order, every=follow))
+    if options.vary == "pose":
+        poses = found if follow else loop(torch.stack(list(found)), options.steps, "poses")
+        frames = (moving_frame(gan, pose, appearances) for pose in poses)
+    else:
+        poses = torch.stack(list(found))
+        changing = loop(gan.generator.per_layer(appearances), options.steps, "appearances")
+        frames = (enlarged(to_uint8(gan.paint_grid(poses, w[None])[:, 0])) for w in changing)
+    rate = options.frame_rate or (followed_rate(options.pose[0]) if follow else DEFAULT_FRAME_RATE)
+    write(options.output, tqdm(frames, unit="frame", disable=None), Fraction(rate).limit_denominator(100_000))
+    print(f"{options.output}: {options.vary} changes, at {float(rate):g} frames a second")
+    return options.output
+
+
+def loop(points: Tensor, steps: int, what: str) -> Iterator[Tensor]:
+    """A closed curve through points (M, …): M · steps points (…), of which every steps-th is one of those given.
+
+    Raises:
+        UserError: If there are fewer than two points.
+    """
+    if len(points) < 2:
+        raise UserError(f"between {len(points)} {what} nothing can be interpolated; give two or more")
+    closed = torch.cat([points, points[:1]]).double().cpu()
+    spline = CubicSpline(np.arange(len(closed)), closed.numpy(), bc_type="periodic")
+    for index in range(len(points) * steps):
+        yield torch.from_numpy(spline(index / steps)).to(points)
+
+
+def moving_frame(gan: ConditionalGAN, pose: Tensor, appearances: Tensor) -> np.ndarray:
+    """The edge map of a pose (K, 2), and the pose with each appearance, side by side: (H, W, 3) uint8."""
+    return enlarged(torch.cat([pose_labels(gan, pose[None]), to_uint8(gan.paint_grid(pose[None], appearances)[0])]))
+
+
+def enlarged(images: Tensor) -> np.ndarray:
+    """Images (N, 3, S, S) uint8 side by side, each at least `SMALLEST_CELL` wide: (H, W, 3) uint8."""
+    factor = -(-SMALLEST_CELL // images.shape[-1])
+    if factor > 1:
+        images = to_uint8(functional.interpolate(images.float() / 255, scale_factor=factor, mode="bicubic"))
+    return image_grid(images, columns=len(images)).permute(1, 2, 0).contiguous().numpy()
+
+
+def followed_rate(path: Path) -> Fraction:
+    """Frames a second of a video; of a table, which does not tell, 25."""
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return DEFAULT_FRAME_RATE
+    with open_frames(path) as frames:
+        return frames.frame_rate
+
+
+def write_gif(path: Path, frames: Iterator[np.ndarray], frame_rate: Fraction) -> None:
+    """Write images (H, W, 3) uint8 as a gif that loops; its times are multiples of 10 ms."""
+    pictures = (Image.fromarray(frame) for frame in frames)
+    first = next(pictures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    times = {"duration": round(100 / frame_rate) * 10, "loop": 0}
+    first.save(part, format="GIF", save_all=True, append_images=pictures, **times)
+    os.replace(part, path)
+
+
+@command
+def main() -> None:
+    """Entry point of `autolink-sample interpolate`."""
+    interpolate(tyro.cli(Options, prog="autolink-sample interpolate", description=__doc__))

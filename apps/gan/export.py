@@ -1,0 +1,118 @@
+"""The generator as ONNX, from keypoints and noise to images: `autolink-sample export --output gan.onnx`.
+
+The edges are drawn inside, so that whatever runs the file needs none of this package. The file is run in onnxruntime
+and compared with `ConditionalGAN.sample` before the command says that it is done.
+
+Shapes: B batch, K keypoints, S image side.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autolink.edges import draw_edges
+from autolink.errors import UserError, command
+from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
+from autolink_apps.gan.poses import ModelOptions, load_gan
+
+TOLERANCE = 1e-3
+"""Largest difference between onnxruntime and torch, for images in [0, 1], that is rounding."""
+
+
+@dataclass(kw_only=True)
+class Options(ModelOptions):
+    """Write the generator as an ONNX model.
+
+    Its inputs are `keypoints` (B, K, 2), x and y in [-1, 1] of the image, and `z` (B, 256), standard normal noise; its
+    output `images` is (B, 3, S, S) in [0, 1]. All are float32.
+    """
+
+    output: Path
+    """File to write, ending in .onnx."""
+    truncation: float = 0.7
+    """What the file does with noise, as in the other modes: 1 for all the variety that was learned."""
+
+
+class _Sampling(nn.Module):
+    """`ConditionalGAN.sample` in operators that ONNX has."""
+
+    def __init__(self, gan: ConditionalGAN, truncation: float) -> None:
+        super().__init__()
+        self.generator, self.edges = gan.generator, gan.autolink.graph
+        self.size, self.truncation = gan.config.image_size, truncation
+        self.register_buffer("w_average", gan.w_average.clone())
+        # Bicubic resizing is linear and separable. ONNX has its own, antialiased one, but with other rounding.
+        identity = torch.eye(self.size)[None, None]
+        shape = (STRUCTURE_SIDE, self.size)
+        self.register_buffer("shrink", functional.interpolate(identity, shape, mode="bicubic", antialias=True)[0, 0])
+
+    def forward(self, keypoints: Tensor, z: Tensor) -> Tensor:
+        weights = self.edges.weights
+        edge_map = draw_edges(keypoints, weights, self.size, self.edges.thickness, engine="reference") / weights.max()
+        structure = self.generator.structure.encode(self.shrink @ edge_map @ self.shrink.T)
+        w = self.w_average + self.truncation * (self.generator.mapping(z) - self.w_average)
+        return (self.generator.paint(structure, w).clamp(-1, 1) + 1) / 2
+
+
+def export_onnx(gan: ConditionalGAN, path: Path, truncation: float = 0.7) -> Path:
+    """Write the generator as ONNX (see `Options`), and check it against the model in onnxruntime.
+
+    Raises:
+        UserError: If the `export` extra is not installed or the path does not end in .onnx.
+        RuntimeError: If onnxruntime's images differ from torch's.
+    """
+    if path.suffix != ".onnx":
+        raise UserError(f"--output {path}: expected a file name ending in .onnx")
+    if not math.isfinite(truncation):
+        raise UserError(f"--truncation {truncation}: expected a number, such as 0.7")
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as error:
+        raise UserError(f"export needs {error.name}; run: pip install 'autolink[export]'") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gan = gan.cpu().eval().requires_grad_(False)
+    batch = {0: torch.export.Dim("batch", min=1, max=4096)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        torch.onnx.export(
+            _Sampling(gan, truncation).eval(),
+            tuple(_inputs(gan, 2).values()),
+            path,
+            input_names=["keypoints", "z"],
+            output_names=["images"],
+            dynamic_shapes={"keypoints": batch, "z": batch},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        inputs = _inputs(gan, count)
+        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+        error = (gan.sample(**inputs, truncation=truncation) - torch.from_numpy(found)).abs().max().item()
+        if error > TOLERANCE:
+            raise RuntimeError(f"{path}: images from onnxruntime differ from torch by {error} in a batch of {count}")
+    return path
+
+
+def _inputs(gan: ConditionalGAN, count: int) -> dict[str, Tensor]:
+    """Random poses, some keypoints outside the image, and noise."""
+    keypoints = torch.rand(count, gan.config.autolink.keypoints, 2) * 2.2 - 1.1
+    return {"keypoints": keypoints, "z": torch.randn(count, NOISE_SIZE)}
+
+
+@command
+def main() -> None:
+    """Entry point of `autolink-sample export`."""
+    options = tyro.cli(Options, prog="autolink-sample export", description=__doc__)
+    path = export_onnx(load_gan(options), options.output, options.truncation)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), within {TOLERANCE:g} of the model in onnxruntime")

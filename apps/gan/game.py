@@ -1,0 +1,129 @@
+"""The two turns of a training step: gradients for the discriminator (Eq. 8, 9), then for the generator (Eq. 7).
+
+A step's batch may be taken in several parts, to save memory: gradients add up to those of the whole batch, and
+processes exchange them once a turn. Each turn is complete before the other network changes.
+
+Shapes: B batch, S image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from autolink.adversarial import discriminator_loss, generator_loss, r1_penalty
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""Images (B, C, S, S) and draws to changed images."""
+
+
+class Batch(NamedTuple):
+    """What a step, or a part of it, is computed from."""
+
+    real: Tensor
+    """(B, 3, S, S) in [−1, 1]."""
+    edge_maps: Tensor
+    """(B, 1, S, S) of the same images."""
+    z: Tensor
+    """(B, 256)."""
+
+    def split(self, parts: int) -> list[Batch]:
+        """Equal parts; B must be a multiple of `parts`."""
+        return [Batch(*part) for part in zip(*(tensor.chunk(parts) for tensor in self))]
+
+
+class DiscriminatorTurn(NamedTuple):
+    """What the discriminator's turn leaves."""
+
+    values: dict[str, Tensor]
+    """Means over the batch, for the log."""
+    real_logits: Tensor
+    """(B,) of the real images."""
+    fakes: list[Tensor]
+    """The generated images of each part."""
+
+
+@dataclass
+class Game:
+    """Generator and discriminator, each called through what Accelerate made of it."""
+
+    accelerator: Accelerator
+    generator: nn.Module
+    discriminator: nn.Module
+    augment: Augment | None
+    """Changes real and generated images alike before they are judged."""
+    conditional: bool = True
+    """Whether the discriminator sees edge maps."""
+
+    def discriminator_turn(self, parts: Sequence[Batch], draws: torch.Generator, r1_weight: float) -> DiscriminatorTurn:
+        """Add up the discriminator's gradients.
+
+        Args:
+            parts: The batch.
+            draws: Where augmentation draws from.
+            r1_weight: Weight of the R1 penalty; 0 leaves it out. It is part of the one backward pass, for
+                DistributedDataParallel's sake (see `r1_penalty`), and is taken where the discriminator looks: at
+                augmented images.
+        """
+        whole = len(parts) == 1
+        turns = []
+        for number, part in enumerate(parts):
+            with self._synchronising(self.discriminator, number == len(parts) - 1):
+                with torch.set_grad_enabled(whole):  # of one part, the graph is kept for the generator's turn
+                    fake = self.generator(part.edge_maps, part.z)
+                real, edge_maps = self._judged(part.real, part.edge_maps, draws)
+                real.requires_grad_(r1_weight > 0)
+                real_logits = self.discriminator(torch.cat([real, edge_maps], dim=1), full_precision=r1_weight > 0)
+                judged = torch.cat(self._judged(fake.detach(), part.edge_maps, draws), dim=1)
+                fake_logits = self.discriminator(judged)
+                loss = discriminator_loss(real_logits, fake_logits)
+                values = {"loss_discriminator": loss.detach()}
+                if r1_weight > 0:
+                    penalty = r1_penalty(real_logits, real)
+                    values["r1"] = penalty.detach()
+                    loss = loss + r1_weight * penalty
+                self.accelerator.backward(loss / len(parts))
+            values |= {"logit_real": real_logits.detach().mean(), "logit_fake": fake_logits.detach().mean()}
+            turns.append((values, real_logits.detach(), fake))
+        values, real_logits, fakes = zip(*turns)
+        return DiscriminatorTurn(_means(values), torch.cat(real_logits), list(fakes))
+
+    def generator_turn(
+        self, parts: Sequence[Batch], fakes: Sequence[Tensor], draws: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Add up the generator's gradients; `fakes` are what the discriminator's turn left.
+
+        The discriminator is frozen, and called without its wrapper, which would wait for gradients that never come.
+        """
+        judge = self.accelerator.unwrap_model(self.discriminator)
+        judge.requires_grad_(False)
+        losses = []
+        for number, (part, fake) in enumerate(zip(parts, fakes)):
+            with self._synchronising(self.generator, number == len(parts) - 1):
+                if len(parts) > 1:
+                    fake = self.generator(part.edge_maps, part.z)
+                loss = generator_loss(judge(torch.cat(self._judged(fake, part.edge_maps, draws), dim=1)))
+                self.accelerator.backward(loss / len(parts))
+            losses.append({"loss_generator": loss.detach()})
+        judge.requires_grad_(True)
+        return _means(losses)
+
+    def _judged(self, images: Tensor, edge_maps: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) and condition (B, 1 or 0, S, S) as the discriminator sees them."""
+        seen = torch.cat([images, edge_maps], dim=1) if self.conditional else images
+        seen = self.augment(seen, draws) if self.augment else seen
+        return seen[:, :3], seen[:, 3:]
+
+    def _synchronising(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients in the backward pass of the last part only."""
+        return nullcontext() if last else self.accelerator.no_sync(network)
+
+
+def _means(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([part[name] for part in values]).mean() for name in values[0]}

@@ -1,0 +1,314 @@
+"""Where poses and appearances come from: what the modes of `autolink-sample` share.
+
+A pose is taken from an image, a folder of images, a video, a table that `autolink detect` wrote, or the bank in the
+model's file; an appearance is noise, or what `autolink-sample project` found in an image.
+
+Shapes: P poses, N appearances, K keypoints, L modulated convolutions, S image side.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autolink.data.folder import list_files
+from autolink.devices import pick_device
+from autolink.edit import parse_moves
+from autolink.errors import UserError
+from autolink.geometry import from_pixels
+from autolink.images import IMAGE_SUFFIXES, square, why_unreadable
+from autolink.video import VIDEO_SUFFIXES, open_frames
+from autolink.visualize import edge_map_image, overlay, to_uint8
+from autolink.weights import read_tensors
+from autolink_apps.gan.generator import NOISE_SIZE, STYLE_SIZE, ConditionalGAN
+
+DEFAULT_MODEL = "faces-gan"
+TABLE_SUFFIXES = frozenset({".csv", ".npz"})
+BATCH = 16
+"""Frames in which poses are looked for at a time."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """Which GAN, and where it computes."""
+
+    model: str | None = None
+    """A GAN: a shipped name, file, folder or hub id. Default: the shipped `faces-gan`."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
+
+
+@dataclass(kw_only=True)
+class SampleOptions(ModelOptions):
+    """Which poses and which appearances."""
+
+    output: Path
+    """Where the result is written."""
+    pose: tuple[Path, ...] = ()
+    """Images, folders of images, videos, or tables of `autolink detect` (csv, npz) whose poses to take. Default: poses
+    of training images, which the model's file holds."""
+    count: int = 6
+    """Poses to take of the model's own, and of each video or table, evenly spread."""
+    move: tuple[str, ...] = ()
+    """KEYPOINT:RIGHT,DOWN as in 3:+0.1,-0.05; the image is 2 wide and 2 high.
+    `autolink detect --numbered` shows the numbers of the keypoints."""
+    appearance: tuple[Path, ...] = ()
+    """Files that `autolink-sample project` wrote, whose appearances to take instead of random ones."""
+    columns: int = 6
+    """Random appearances."""
+    seed: int = 0
+    """Seed of the appearances, and of the model's own poses."""
+    truncation: float = 0.7
+    """1 for all the variety of random appearances that was learned; towards 0 they get more typical."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            UserError: If `columns` or `count` is below 1, or `truncation` is no number.
+        """
+        if self.columns < 1 or self.count < 1:
+            raise UserError(f"--columns {self.columns} --count {self.count}: both must be at least 1")
+        if not math.isfinite(self.truncation):
+            raise UserError(f"--truncation {self.truncation}: expected a number, such as 0.7")
+
+
+class Pose(NamedTuple):
+    """A pose and where it was found."""
+
+    name: str
+    """Good for a file name; not necessarily unique."""
+    keypoints: Tensor
+    """(K, 2) in [−1, 1] of the centred square, on the CPU."""
+    frame: np.ndarray | None = None
+    """(H, W, 3) uint8, the image in which it was found."""
+
+    def square(self, size: int) -> Tensor | None:
+        """The centred square of the image: (3, size, size) in [0, 1]; None if there is none."""
+        if self.frame is None:
+            return None
+        cut = np.array(square(Image.fromarray(self.frame), size))
+        return torch.from_numpy(cut).permute(2, 0, 1).float() / 255
+
+
+def load_gan(options: ModelOptions) -> ConditionalGAN:
+    """The model that the options name; says so when it is the default."""
+    device = pick_device(options.device)
+    if options.model is None:
+        print(f"no --model given: using the shipped '{DEFAULT_MODEL}'")
+    return ConditionalGAN.from_pretrained(options.model or DEFAULT_MODEL, device)
+
+
+def draw(options: SampleOptions, gan: ConditionalGAN) -> tuple[Tensor, list[int]]:
+    """Appearances w, (N, 256) or (N, L, 256), and numbers of poses in the model's bank, as the options say."""
+    draws = torch.Generator().manual_seed(options.seed)
+    z = torch.randn(options.columns, NOISE_SIZE, generator=draws).to(gan.poses.device)
+    order = torch.randperm(len(gan.poses), generator=draws)[: options.count].tolist()
+    if not options.appearance:
+        return gan.embed(z, options.truncation), order
+    return torch.cat([read_appearance(path, gan) for path in options.appearance]), order
+
+
+def read_appearance(path: Path, gan: ConditionalGAN) -> Tensor:
+    """The appearance (1, L, 256) that `autolink-sample project` wrote.
+
+    Raises:
+        UserError: If the file holds none, or one of another model.
+    """
+    w = read_tensors(path).get("w")
+    layers = gan.generator.layers
+    if w is None or w.shape[1:] not in ((STYLE_SIZE,), (layers, STYLE_SIZE)):
+        raise UserError(f"--appearance {path}: expected what `autolink-sample project` wrote with this model")
+    return gan.generator.per_layer(w.to(gan.poses.device))
+
+
+def find_poses(options: SampleOptions, gan: ConditionalGAN, order: list[int], every: bool = False) -> Iterator[Pose]:
+    """The poses that the options ask for, moved as they say.
+
+    Args:
+        options: What poses.
+        gan: Whose AutoLink finds them.
+        order: Numbers in the model's bank, taken if no pose is given.
+        every: Take every frame of videos and every row of tables instead of `count` of them.
+    """
+    movement = parse_moves(options.move, gan.config.autolink.keypoints)
+    found = given_poses(options.pose, gan, None if every else options.count) if options.pose else bank(gan, order)
+    for pose in found:
+        yield pose._replace(keypoints=pose.keypoints + movement)
+
+
+def bank(gan: ConditionalGAN, order: list[int]) -> Iterator[Pose]:
+    """Poses by their number in the model's bank."""
+    return (Pose(f"pose-{number:03d}", gan.poses[number].cpu()) for number in order)
+
+
+def given_poses(paths: Iterable[Path], gan: ConditionalGAN, count: int | None) -> Iterator[Pose]:
+    """Poses of images, folders of images, videos and tables; `count` of each video or table, or all."""
+    for path in paths:
+        if path.suffix.lower() in TABLE_SUFFIXES:
+            yield from table_poses(path, gan.config.autolink.keypoints, count)
+        else:
+            yield from detected_poses(path, gan, count)
+
+
+def check_poses(paths: Iterable[Path], option: str = "pose") -> None:
+    """Look at what was given for poses before a model is loaded or a folder is made.
+
+    Raises:
+        UserError: If there is nothing, or nothing that can hold a pose.
+    """
+    for path in paths:
+        if path.is_dir():
+            if not list_files(path, path, IMAGE_SUFFIXES):
+                raise UserError(f"--{option} {path}: no images in this folder")
+        elif not path.exists():
+            raise UserError(f"--{option} {path}: no such file or folder")
+        elif path.suffix.lower() not in TABLE_SUFFIXES | VIDEO_SUFFIXES:
+            reason = why_unreadable(path)
+            if reason is not None:
+                expected = "an image, a folder of images, a video, or a csv or npz of autolink detect"
+                raise UserError(f"--{option} {path}: {reason}; expected {expected}")
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a file is a video or a table: poses one after the other in time."""
+    return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def spread(total: int, count: int | None) -> list[int]:
+    """`count` numbers evenly spread over 0 to total − 1, or all of them."""
+    if count is None or count >= total:
+        return list(range(total))
+    return [round(number * (total - 1) / max(count - 1, 1)) for number in range(count)]
+
+
+# Images and videos
+
+
+def detected_poses(path: Path, gan: ConditionalGAN, count: int | None) -> Iterator[Pose]:
+    """Poses found in an image, a folder of images or a video, a batch at a time."""
+    frames = _frames(path, count)
+    device = gan.poses.device
+    while batch := list(itertools.islice(frames, BATCH)):
+        images = (torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for _, frame in batch)
+        squares = torch.cat([gan.autolink.centre(image) for image in images]).to(device)
+        with torch.no_grad():
+            found = gan.autolink.locate(squares).xy.cpu()
+        yield from (Pose(name, keypoints, frame) for (name, frame), keypoints in zip(batch, found))
+
+
+def _frames(path: Path, count: int | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and images (H, W, 3) uint8; of a video `count`, or all."""
+    if path.is_dir():
+        for file in list_files(path, path, IMAGE_SUFFIXES):
+            yield from _frames(path / file, count)
+        return
+    with open_frames(path) as frames:
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            yield from ((path.stem, frame.image) for frame in frames)
+            return
+        wanted = None if count is None else set(spread(sum(1 for _ in frames), count))
+        for number, frame in enumerate(frames):
+            if wanted is None or number in wanted:
+                yield f"{path.stem}-{number:06d}", frame.image
+
+
+# Tables
+
+
+def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]:
+    """Poses that a table of `autolink detect` holds in pixels of its images, which must still be there.
+
+    Raises:
+        UserError: If it is no such table, has another number of keypoints, or its images are gone.
+    """
+    try:
+        rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_npz(path)
+    except (KeyError, ValueError, OSError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile) as error:
+        raise UserError(f"--pose {path}: expected keypoints.csv or keypoints.npz of autolink detect") from error
+    if not rows:
+        raise UserError(f"--pose {path}: there is no pose in it")
+    sizes: dict[str, tuple[int, int]] = {}
+    for index in spread(len(rows), count):
+        source, number, pixels = rows[index]
+        if len(pixels) != keypoints or not np.isfinite(pixels).all():
+            raise UserError(f"--pose {path}: row {index} has {len(pixels)} keypoints, the model {keypoints}")
+        if source not in sizes:
+            sizes[source] = _frame_size(path, source)
+        width, height = sizes[source]
+        side = min(width, height)
+        corner = torch.tensor([(width - side) // 2, (height - side) // 2])
+        stem = Path(source).stem
+        name = f"{stem}-{number:06d}" if Path(source).suffix.lower() in VIDEO_SUFFIXES else stem
+        yield Pose(name, from_pixels(torch.from_numpy(pixels) - corner, side, side).float())
+
+
+def _read_csv(path: Path) -> list[tuple[str, int, np.ndarray]]:
+    """Source, number of the frame, and keypoints (K, 2) in pixels, of each row."""
+    with path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        columns = set(table.fieldnames or ())
+        count = next(k for k in range(len(columns) + 1) if f"x{k}" not in columns)
+        if not {"source", "frame", "x0"} <= columns:
+            raise ValueError("no table of autolink detect")
+        return [
+            (row["source"], int(row["frame"]), np.array([[float(row[f"{a}{k}"]) for a in "xy"] for k in range(count)]))
+            for row in table
+        ]
+
+
+def _read_npz(path: Path) -> list[tuple[str, int, np.ndarray]]:
+    """As `_read_csv`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        sources = arrays["sources"][arrays["source"]]
+        return list(zip(sources.tolist(), arrays["frame"].tolist(), arrays["keypoints"].astype(np.float64)))
+
+
+def _frame_size(table: Path, source: str) -> tuple[int, int]:
+    """Width and height of an image or video that a table names, as it is shown."""
+    for path in (Path(source), table.parent / source):
+        if path.is_file():
+            with open_frames(path) as frames:
+                return frames.width, frames.height
+    raise UserError(f"--pose {table}: its keypoints are in pixels of {source}, which is not there; run where it is")
+
+
+# Pictures
+
+
+def picture(gan: ConditionalGAN, pose: Pose) -> Tensor:
+    """The image with its pose drawn over it, or of a pose without an image the edge map: (3, S, S) uint8."""
+    image = pose.square(gan.config.image_size)
+    if image is None:
+        return pose_labels(gan, pose.keypoints[None].to(gan.poses.device))[0]
+    return overlay(image[None], pose.keypoints[None], gan.autolink.edge_weights)[0]
+
+
+def pose_labels(gan: ConditionalGAN, poses: Tensor) -> Tensor:
+    """Edge maps of poses (P, K, 2) as pictures (P, 3, S, S) uint8."""
+    return to_uint8(edge_map_image(gan.condition(poses)))
+
+
+class UniqueNames:
+    """Hands out names no two of which are equal: `x`, `x-2`, `x-3`."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        """The name, numbered if it was handed out before."""
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        free = next(n for n in itertools.chain([name], numbered) if n not in self.taken)
+        self.taken.add(free)
+        return free

@@ -1,0 +1,123 @@
+"""What is done to images before the discriminator sees them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from autolink_apps.gan import ada
+from autolink_apps.gan.ada import AdaptiveAugmentation, change_chroma
+from autolink_apps.gan.augment import augment, change_colours, cut_out, translate
+
+
+def test_middle_draws_change_nothing_but_saturation() -> None:
+    images, half = torch.rand(2, 4, 16, 16) * 2 - 1, torch.full((2, 1, 1, 1), 0.5)
+    torch.testing.assert_close(change_colours(images[:, :3], half, half, half), images[:, :3])
+    assert torch.equal(translate(images, half, half), images)
+
+
+def test_translation_moves_whole_pixels() -> None:
+    images = torch.rand(2, 1, 16, 16)
+    x, y = torch.tensor([0.999, 0.0]).view(2, 1, 1, 1), torch.tensor([0.5, 0.7]).view(2, 1, 1, 1)
+    moved = translate(images, x, y)  # by (+2, 0) and (−2, +1)
+    assert torch.equal(moved[0, :, :, 2:], images[0, :, :, :-2]) and moved[0, :, :, :2].abs().sum() == 0
+    assert torch.equal(moved[1, :, 1:, :-2], images[1, :, :-1, 2:]) and moved[1, :, 0].abs().sum() == 0
+
+
+def test_cutout_hides_half_the_side() -> None:
+    centre = torch.full((1, 1, 1, 1), 0.5)
+    kept = cut_out(torch.ones(1, 1, 16, 16), centre, centre)
+    assert kept[..., 4:12, 4:12].sum() == 0
+    assert kept.sum() == 16 * 16 - 8 * 8
+
+
+def test_edge_map_moves_with_its_image_and_keeps_its_values() -> None:
+    images = torch.rand(8, 3, 32, 32) + 10  # bright everywhere, so that zeros are what was shifted in or hidden
+    changed = augment(torch.cat([images, torch.ones(8, 1, 32, 32)], dim=1), torch.Generator().manual_seed(0))
+    assert torch.equal((changed[:, :3] == 0).all(1), changed[:, 3] == 0)
+    assert set(changed[:, 3].unique().tolist()) == {0.0, 1.0}
+
+
+def test_augmentation_is_differentiable() -> None:
+    images = torch.randn(1, 4, 8, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: augment(x, torch.Generator().manual_seed(3)), images)
+
+
+# Adaptive
+
+
+def adaptive(probability: float = 0.0) -> AdaptiveAugmentation:
+    made = AdaptiveAugmentation(Accelerator(cpu=True), batch_size=1000)
+    made.restore({"probability": probability, "overfitting": 0.0, "signs": []})
+    return made
+
+
+def test_controller_holds_the_share_of_believed_images() -> None:
+    made = adaptive()
+    believed, doubted = torch.ones(10), torch.cat([torch.ones(7), -torch.ones(3)])  # E[sign] of 1 and 0.4
+    for _ in range(3):
+        made.observe(believed)
+    assert made.probability == 0  # adjusted on every fourth step only
+    for _ in range(5):
+        made.observe(believed)
+    assert made.probability == pytest.approx(2 * 4 * 1000 / 500_000)
+    assert made.overfitting == 1
+    for _ in range(4):
+        made.observe(doubted)
+    assert made.probability == pytest.approx(4 * 1000 / 500_000)
+    assert made.overfitting == pytest.approx(0.4)
+    for _ in range(8):
+        made.observe(doubted)
+    assert made.probability == 0
+
+
+def test_controller_can_go_from_never_to_always_within_its_horizon() -> None:
+    made = adaptive()
+    for _ in range(500):
+        made.observe(torch.ones(1))
+    assert made.probability == pytest.approx(1)
+    for _ in range(4):
+        made.observe(torch.ones(1))
+    assert made.probability == 1
+
+
+def test_never_changes_nothing_and_draws_come_from_the_generator() -> None:
+    images = torch.rand(6, 4, 16, 16) * 2 - 1
+    assert torch.equal(adaptive()(images, torch.Generator()), images)
+    state = torch.random.get_rng_state()
+    one, again, other = (adaptive(0.9)(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_places_move_an_edge_map_with_its_image_and_colours_leave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge_maps = torch.rand(8, 1, 32, 32)
+    grey = torch.cat([edge_maps.expand(-1, 3, -1, -1), edge_maps], dim=1)
+    moved = ada.of_place(0.9)(grey)
+    torch.testing.assert_close(moved[:, :3], moved[:, 3:].expand(-1, 3, -1, -1))
+    assert (moved - grey).abs().mean() > 0.05
+    monkeypatch.setattr(ada, "of_place", lambda probability: torch.nn.Identity())
+    coloured = adaptive(0.9)(grey, torch.Generator().manual_seed(0))
+    assert torch.equal(coloured[:, 3:], edge_maps)
+    assert (coloured[:, :3] - grey[:, :3]).abs().mean() > 0.05
+
+
+def test_hue_and_saturation_keep_brightness_and_undo_each_other() -> None:
+    images = torch.randn(200, 3, 2, 2)  # far outside [−1, 1] too: nothing may be clamped
+    changed = change_chroma(images, 1.0, torch.Generator().manual_seed(0))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    torch.testing.assert_close((changed * luma).sum(1), (images * luma).sum(1), atol=2e-3, rtol=1e-3)
+    doubled = change_chroma(2 * images, 1.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(doubled, 2 * changed, atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.isclose(changed, images).all(1), torch.zeros(200, 2, 2, dtype=torch.bool))
+    kept = change_chroma(images, 0.0, torch.Generator())
+    torch.testing.assert_close(kept, images, atol=2e-3, rtol=1e-3)
+
+
+def test_gradients_reach_images_beyond_the_range() -> None:
+    images = (torch.randn(16, 4, 16, 16) * 2).requires_grad_()
+    adaptive(0.5)(images, torch.Generator().manual_seed(0)).square().sum().backward()
+    assert images.grad.isfinite().all()
+    beyond = images.abs() > 1
+    assert (images.grad[beyond] != 0).float().mean() > 0.8
