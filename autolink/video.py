@@ -96,9 +96,10 @@ class FrameSource:
         self.close()
 
     def close(self) -> None:
-        """Ends every iteration that is under way, and closes its file."""
+        """Ends every iteration that is under way, and closes its file; not one that another thread is just in."""
         for frames in list(self._running):
-            frames.close()
+            with suppress(ValueError):  # "generator already executing": its thread ends it
+                frames.close()
 
     def _frames(self) -> Generator[VideoFrame, None, None]:
         raise NotImplementedError

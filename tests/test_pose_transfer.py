@@ -115,7 +115,7 @@ def test_network_can_learn_pairs_by_heart(appearance: str) -> None:
     source, driving, source_pose, driving_pose, source_edges, driving_edges = inputs
     network = TransferNet(32, 0.1, appearance)
     adam = torch.optim.Adam(network.parameters(), 3e-3)
-    for _ in range(60):
+    for _ in range(100):
         error = (network(source, source_pose, source_edges, driving_pose, driving_edges) - driving).square().mean()
         adam.zero_grad()
         error.backward()

@@ -1,9 +1,8 @@
-"""Video in and out: what a player would show, at the time it would show it, however the work ends."""
+"""Video in and out: what a player would show, at the time it would show it, as a stream."""
 
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import tracemalloc
 from fractions import Fraction
@@ -13,107 +12,22 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from video_files import (
+    BLUE,
+    GREEN,
+    NTSC,
+    RED,
+    WHITE,
+    assert_quarters,
+    corners,
+    make_clip,
+    numbered,
+    quarters,
+    sound_of,
+    times_of,
+)
 
-from autolink.errors import UserError
 from autolink.video import VideoFrame, VideoReader, VideoWriter, open_frames, write_video
-
-NTSC = Fraction(30000, 1001)
-RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 180, 40), (40, 40, 200), (230, 230, 230)
-
-
-def quarters(height: int = 48, width: int = 64) -> np.ndarray:
-    """Red, green, blue, white from top left to bottom right."""
-    image = np.empty((height, width, 3), np.uint8)
-    image[: height // 2, : width // 2], image[: height // 2, width // 2 :] = RED, GREEN
-    image[height // 2 :, : width // 2], image[height // 2 :, width // 2 :] = BLUE, WHITE
-    return image
-
-
-def corners(image: np.ndarray) -> list[tuple[int, ...]]:
-    """Colours in the middle of the four quarters."""
-    height, width = image.shape[:2]
-    return [
-        tuple(int(v) for v in image[y, x]) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)
-    ]
-
-
-def assert_quarters(image: np.ndarray, expected: list[tuple[int, ...]], tolerance: int = 4) -> None:
-    found = corners(image)
-    assert np.abs(np.array(found) - np.array(expected)).max() <= tolerance, f"{found} instead of {expected}"
-
-
-def numbered(index: int, height: int = 32, width: int = 32) -> np.ndarray:
-    return np.full((height, width, 3), (index * 37) % 250, np.uint8)
-
-
-def make_clip(
-    path: Path,
-    images: list[np.ndarray],
-    times: list[Fraction] | None = None,
-    rate: Fraction | int = 25,
-    codec: str = "libx264",
-    sound: tuple[str, float] | None = None,
-    sound_rate: int = 48_000,
-    options: dict[str, str] | None = None,
-    start: Fraction = Fraction(0),
-    edit=lambda stream: None,
-) -> Path:
-    """A clip made by PyAV alone. `sound`: codec, seconds of it; silent but for a click at 0.5 s."""
-    height, width = images[0].shape[:2] if images else (32, 32)
-    times = times or [Fraction(i) / rate for i in range(len(images))]
-    base = Fraction(1, 90_000)
-    with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=Fraction(rate))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = base if codec != "mpeg4" else Fraction(1, 25)
-        base = stream.codec_context.time_base
-        stream.codec_context.colorspace = 1
-        edit(stream)
-        track = None
-        if sound is not None:
-            track = container.add_stream(sound[0], rate=sound_rate)
-            track.codec_context.layout = "mono"
-        for image, at in zip(images, times):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)
-            frame.pts, frame.time_base = round((at + start) / base), base
-            container.mux(stream.encode(frame))
-        if images:
-            container.mux(stream.encode(None))
-        if track is not None:
-            samples = np.zeros((1, int(sound[1] * sound_rate)), np.float32)
-            click = int((0.5 + start) * sound_rate)
-            samples[0, click : click + 400] = np.sin(np.arange(400) * 2 * math.pi / 40)
-            for first in range(0, samples.shape[1], 1024):
-                piece = samples[:, first : first + 1024]
-                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
-                frame.sample_rate, frame.pts, frame.time_base = sound_rate, first, Fraction(1, sound_rate)
-                container.mux(track.encode(frame))
-            container.mux(track.encode(None))
-    return path
-
-
-def sound_of(path: Path) -> tuple[str, float, float]:
-    """Codec, time of the click, time of the end of the sound, in seconds after the first picture."""
-    with av.open(str(path)) as container:
-        picture = next(container.decode(video=0))
-        start = picture.pts * picture.time_base
-    with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
-        loudest, click, end = 0.0, 0.0, 0.0
-        for frame in container.decode(stream):
-            values = np.abs(frame.to_ndarray().astype(np.float64)).reshape(-1)
-            first = float(frame.pts * frame.time_base - start)
-            end = first + frame.samples / frame.sample_rate
-            if values.max() > loudest:
-                loudest, click = values.max(), first + int(values.argmax()) / frame.sample_rate
-        return stream.codec_context.codec.canonical_name, click, end
-
-
-def times_of(path: Path) -> list[Fraction]:
-    with VideoReader(path) as frames:
-        return [frame.time for frame in frames]
-
 
 # -- time -------------------------------------------------------------------------------------------
 
@@ -232,236 +146,6 @@ def test_full_range_video_is_read_as_such(tmp_path):
         container.mux(stream.encode(None))
     with VideoReader(path) as frames:
         assert_quarters(next(iter(frames)).image, [RED, GREEN, BLUE, WHITE], tolerance=6)
-
-
-# -- sound ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "arrives_as"),
-    [
-        ("a.mp4", "aac", "aac"),
-        ("a.ts", "aac", "aac"),
-        ("a.mkv", "libmp3lame", "mp3"),
-        ("a.mkv", "libopus", "opus"),
-        ("a.mkv", "flac", "flac"),
-        ("a.mov", "pcm_s16le", "aac"),
-        ("a.mkv", "pcm_s16le", "aac"),
-        ("a.ts", "mp2", "aac"),
-    ],
-)
-def test_sound_is_kept_in_time_and_ends_with_the_video(tmp_path, name, codec, arrives_as):
-    source = make_clip(tmp_path / name, [numbered(i) for i in range(50)], sound=(codec, 2.0))
-    expected = sound_of(source)
-    with VideoReader(source) as frames:
-        assert frames.has_audio
-        write_video(tmp_path / "all.mp4", frames, frames.frame_rate, audio_from=source)
-    kept = sound_of(tmp_path / "all.mp4")
-    assert kept[0] == arrives_as
-    assert abs(kept[1] - expected[1]) < 0.002
-    assert abs(kept[1] - 0.5) < 0.03  # mp3 and mpeg-ts keep the delay of the encoder
-    assert abs(kept[2] - 2.0) < 0.07
-
-    write_video(tmp_path / "half.mp4", (numbered(i) for i in range(25)), 25, audio_from=source)
-    assert 0.9 < sound_of(tmp_path / "half.mp4")[2] < 1.07
-
-
-def test_sound_that_is_copied_is_the_same_bytes(tmp_path):
-    source = make_clip(tmp_path / "a.mp4", [numbered(i) for i in range(50)], sound=("aac", 2.0))
-    with VideoReader(source) as frames:
-        write_video(tmp_path / "b.mp4", frames, frames.frame_rate, audio_from=source)
-
-    def packets(path):
-        with av.open(str(path)) as container:
-            return [bytes(p) for p in container.demux(container.streams.audio[0]) if p.size]
-
-    assert packets(tmp_path / "b.mp4") == packets(source)
-
-
-@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
-def test_sound_stays_with_the_pictures_of_a_file_that_starts_late(tmp_path, codec):
-    source = make_clip(
-        tmp_path / "late.mkv", [numbered(i) for i in range(50)], sound=(codec, 4.0), start=Fraction(3, 2)
-    )
-    with VideoReader(source) as frames:
-        write_video(tmp_path / "b.mp4", frames, frames.frame_rate, audio_from=source)
-    _, click, end = sound_of(tmp_path / "b.mp4")
-    assert abs(click - 0.5) < 0.03
-    assert abs(end - 2.0) < 0.07
-
-
-def test_pictures_that_start_late_in_the_output_keep_the_sound_in_place(tmp_path):
-    source = make_clip(tmp_path / "a.mp4", [numbered(i) for i in range(50)], sound=("aac", 2.0))
-    late = [VideoFrame(numbered(i), Fraction(1, 4) + Fraction(i, 25)) for i in range(25)]
-    write_video(tmp_path / "b.mp4", late, 25, audio_from=source)
-    _, click, _ = sound_of(tmp_path / "b.mp4")
-    assert abs(click - 0.25) < 0.01  # a quarter of a second nearer to the first picture
-
-
-def test_a_source_without_sound_gives_a_video_without(tmp_path):
-    source = make_clip(tmp_path / "mute.mp4", [numbered(0)] * 5)
-    with VideoReader(source) as frames:
-        assert not frames.has_audio
-        write_video(tmp_path / "b.mp4", frames, frames.frame_rate, audio_from=source)
-    assert not VideoReader(tmp_path / "b.mp4").has_audio
-
-
-def test_a_sound_file_without_pictures_can_be_used(tmp_path):
-    path = tmp_path / "tone.wav"
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("pcm_s16le", rate=44_100)
-        samples = np.zeros((1, 44_100), np.int16)
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate = 44_100
-        container.mux(track.encode(frame))
-        container.mux(track.encode(None))
-    write_video(tmp_path / "b.mp4", [numbered(i) for i in range(10)], 25, audio_from=path)
-    codec, _, end = sound_of(tmp_path / "b.mp4")
-    assert codec == "aac"
-    assert 0.35 < end < 0.47
-    with pytest.raises(UserError, match="no video in it, only audio"):
-        VideoReader(path)
-
-
-# -- what cannot be read ----------------------------------------------------------------------------
-
-
-def refuses(path: Path, words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
-        open_frames(path)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
-
-
-def test_files_that_are_no_video(tmp_path):
-    refuses(tmp_path / "nothing.mp4", "no such file")
-    (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
-    refuses(tmp_path / "text.mp4", "expected a video")
-    (tmp_path / "notes.txt").write_text("neither is this\n" * 50)
-    refuses(tmp_path / "notes.txt", "text file")
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    refuses(tmp_path / "empty.mp4", "expected a video")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "notes.txt").write_text("hello")
-    refuses(tmp_path / "folder", "no pictures")
-    (tmp_path / "text.png").write_text("hello")
-    refuses(tmp_path / "text.png", "cannot be read as a picture")
-    with pytest.raises(UserError, match="a folder"):
-        VideoReader(tmp_path / "folder")
-
-
-@pytest.mark.parametrize("index_in_front", [False, True])
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
-def test_a_truncated_mp4_is_refused(tmp_path, index_in_front, part):
-    options = {"movflags": "faststart"} if index_in_front else {}
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (32, 32, 3)).astype(np.uint8) for _ in range(20)]
-    source = make_clip(tmp_path / "a.mp4", images, options=options)
-    data = source.read_bytes()
-    source.write_bytes(data[: int(len(data) * part)])
-    refuses(source, "cut off")
-
-
-def test_a_video_without_frames_is_refused(tmp_path):
-    source = make_clip(tmp_path / "none.mp4", [], sound=("aac", 1.0))
-    refuses(source, "no frame|no video")
-
-
-def test_damaged_packets_are_skipped_and_reported(tmp_path, caplog):
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(12)]
-
-    def full_range(stream):
-        stream.pix_fmt = "yuvj420p"
-
-    source = make_clip(tmp_path / "a.avi", images, codec="mjpeg", edit=full_range)
-    with av.open(str(source)) as container:
-        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
-    data = bytearray(source.read_bytes())
-    position, size = packets[5]
-    data[position + 8 : position + 8 + size] = bytes(size)
-    source.write_bytes(data)
-    with VideoReader(source) as frames:
-        seen = len(list(frames))
-    assert seen == 11
-    assert "1 damaged packet" in caplog.text
-
-
-# -- how writing ends -------------------------------------------------------------------------------
-
-
-def test_an_exception_leaves_the_old_file_and_a_playable_part(tmp_path):
-    target = tmp_path / "a.mp4"
-    write_video(target, [numbered(1)] * 3, 25)
-    before = target.read_bytes()
-    with pytest.raises(RuntimeError, match="network"), VideoWriter(target, 32, 32, 25) as video:
-        for i in range(20):
-            video.write(numbered(i))
-        raise RuntimeError("network")
-    assert target.read_bytes() == before
-    assert len(times_of(tmp_path / "a.mp4.part")) == 20
-
-    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "new.mp4", 32, 32, 25):
-        raise RuntimeError
-    assert not list(tmp_path.glob("new*"))
-
-
-def test_success_leaves_the_video_alone(tmp_path):
-    write_video(tmp_path / "deep" / "a.mp4", [numbered(1)] * 3, 25)
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.mp4"]
-
-
-def test_no_frames_no_file(tmp_path):
-    with pytest.raises(UserError, match="no frame"):
-        write_video(tmp_path / "a.mp4", [], 25)
-    with pytest.raises(UserError, match="no frame"), VideoWriter(tmp_path / "a.mp4", 32, 32, 25):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_outputs_and_sounds_that_cannot_be_used(tmp_path):
-    with pytest.raises(UserError, match=r"\.mp4"):
-        VideoWriter(tmp_path / "a.avi", 32, 32, 25)
-    (tmp_path / "folder.mp4").mkdir()
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match="folder"):
-        VideoWriter(tmp_path / "folder.mp4", 32, 32, 25)
-    with pytest.raises(UserError, match="no such file"):
-        VideoWriter(tmp_path / "a.mp4", 32, 32, 25, audio_from=tmp_path / "missing.mp4")
-    with pytest.raises(UserError, match="choose another place"):
-        VideoWriter(tmp_path / "file" / "a.mp4", 32, 32, 25)
-    with VideoWriter(tmp_path / "a.mp4", 32, 32, 25) as video:
-        for wrong in (np.zeros((32, 32, 3), np.float32), np.zeros((32, 30, 3), np.uint8)):
-            with pytest.raises(ValueError, match="expected an image of"):
-                video.write(wrong)
-        video.write(numbered(0))
-
-
-KILLED = """
-import sys
-import numpy as np
-from autolink.video import VideoWriter
-
-image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-with VideoWriter(sys.argv[1], 64, 64, 25) as video:
-    for i in range(300):
-        video.write(np.roll(image, i, axis=1))
-    print("written", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_after_kill_9_most_of_the_part_can_be_read(tmp_path):
-    target = tmp_path / "a.mp4"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline().strip() == b"written"
-    process.kill()  # SIGKILL
-    process.wait()
-    assert not target.exists()
-    times = times_of(tmp_path / "a.mp4.part")
-    assert len(times) >= 200
-    assert times == [Fraction(i, 25) for i in range(len(times))]
 
 
 # -- as a stream ------------------------------------------------------------------------------------

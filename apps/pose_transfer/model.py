@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.adversarial import SMALLEST_SIDE, ConvDown, channels_at, check_image_size, initialise
-from autolink.layers import LEAKY_SLOPE, conv, up
+from autolink.adversarial import SMALLEST_SIDE, channels_at, check_image_size, initialise
+from autolink.layers import LEAKY_SLOPE, ConvDown, conv, up
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.weights import PretrainedModel
 
@@ -203,9 +203,13 @@ class PoseTransfer(PretrainedModel):
 
     def drive(self, source: Source, keypoints: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [0, 1] of one source, or of B sources, in poses (B, K, 2)."""
+        return self.paint(source, keypoints, self.edge_map(keypoints))
+
+    def paint(self, source: Source, keypoints: Tensor, edge_map: Tensor) -> Tensor:
+        """`drive`, for who has drawn the poses already: `edge_map` (B, 1, S, S) of `keypoints`."""
         if len(source.images) != len(keypoints):
             source = source.expand(len(keypoints))
-        return (self.network.drive(source, keypoints, self.edge_map(keypoints)).float() / 2 + 0.5).clamp(0, 1)
+        return (self.network.drive(source, keypoints, edge_map).float() / 2 + 0.5).clamp(0, 1)
 
     def transfer(self, source_images: Tensor, source_keypoints: Tensor, driving_keypoints: Tensor) -> Tensor:
         """Put sources into poses; one source serves any number of poses.

@@ -1,9 +1,9 @@
 """Make a source move as a driver does: `autolink-transfer --src S --driver D [--output out.mp4]`.
 
 The driver is read as a stream, a batch at a time: decode → find keypoints → retarget (`motion.py`) → draw
-edges → paint → encode. The result has the driver's timestamps and sound, and memory does not grow with its
-length; where the reference frame has to be searched, the driver is read once more beforehand and only its
-keypoints are kept.
+edges → paint → encode. Decoding, networks and encoding each have a thread. The result has the driver's timestamps and
+sound, and memory does not grow with its length; where the reference frame has to be searched, the driver is read once
+more beforehand and only its keypoints are kept.
 
 Shapes: B frames of a batch, K keypoints, S side of the network's images.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -26,15 +26,18 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from autolink.background import ahead
 from autolink.detector import Keypoints
-from autolink.devices import computes_bfloat16, pick_device
+from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.images import square
-from autolink.video import FrameSource, VideoFrame, VideoWriter, open_frames
+from autolink.inference import Precision, fold, half_precision
+from autolink.smoothing import OneEuroFilter
+from autolink.video import FrameSource, VideoWriter, open_frames
 from autolink.visualize import edge_map_image, to_uint8
 
 from .model import PoseTransfer
-from .motion import OneEuroFilter, nearest_pair, relative
+from .motion import nearest_pair, relative
 
 SOURCE_FRAMES = 1000
 """Of a source video, this many frames are candidates for the one whose looks are taken."""
@@ -78,6 +81,8 @@ class Options:
     """Frames at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
+    precision: Precision = "auto"
+    """Of the networks: `auto` takes bfloat16 where the device has units for it."""
     max_frames: int | None = None
     """Stop after this many frames of the driver."""
 
@@ -110,8 +115,7 @@ def transfer(options: Options) -> Path:
     with ExitStack() as files:
         source = files.enter_context(open_frames(options.src))
         driver = files.enter_context(open_frames(options.driver))
-        model = PoseTransfer.from_pretrained(options.model, pick_device(options.device))
-        model.network.to(memory_format=torch.channels_last)
+        model = fold(PoseTransfer.from_pretrained(options.model, pick_device(options.device)))
         size = model.config.image_size
         print(f"model: {options.model} ({size}x{size}, {model.config.appearance} appearance)")
         casting = _cast(model, source, driver, options)
@@ -128,41 +132,46 @@ def transfer(options: Options) -> Path:
             preview = files.enter_context(VideoWriter(path, 4 * size, size, driver.frame_rate, sound))
 
         progress = files.enter_context(_progress("painting", driver, options.max_frames))
-        for times, images, edge_maps, painted in _paint(model, casting, driver, options):
-            for time, image in zip(times, _as_arrays(painted)):
-                result.write(image[rows, columns], time)
-            if preview is not None:
-                panels = [casting.source_image.expand_as(images), images, edge_maps, painted]
-                for time, image in zip(times, _as_arrays(torch.cat(panels, dim=3))):
+        batches = files.enter_context(closing(ahead(_paint(model, casting, driver, options))))
+        for times, panels in batches:
+            for time, image in zip(times, panels):
+                result.write(image[rows, -size:][:, columns], time)
+                if preview is not None:
                     preview.write(image, time)
             progress.update(len(times))
     print(*([output] if preview is None else [output, preview.path]), sep="\n")
     return output
 
 
+@torch.inference_mode()
 def _paint(
     model: PoseTransfer, casting: Casting, driver: FrameSource, options: Options
-) -> Iterator[tuple[list[Fraction], Tensor, Tensor, Tensor]]:
-    """For each batch: times, and driving images, edge maps and painted images (B, 3, S, S) in [0, 1]."""
+) -> Iterator[tuple[list[Fraction], np.ndarray]]:
+    """For each batch: times, and results (B, S, S, 3) uint8; with preview (B, S, 4·S, 3), result rightmost."""
     device = casting.source_image.device
-    with _half_precision(device):
+    with half_precision(device, options.precision):
         source = model.encode(casting.source_image, casting.source_keypoints)
     smooth, uncertain, done = OneEuroFilter(), 0, 0
-    for frames, images in _batches(driver, model, options, options.max_frames):
-        times = [frame.time for frame in frames]
-        if casting.driver is None:
-            keypoints, confidence = model.autolink.detect(images)
-        else:
-            keypoints, confidence = (found[done : done + len(frames)] for found in casting.driver)
-        if options.smooth:
-            keypoints = torch.stack([smooth(pose, float(time)) for pose, time in zip(keypoints, times)])
-        if options.motion == "relative":
-            keypoints = relative(keypoints, casting.reference, casting.source_keypoints[0])
-        with _half_precision(device):
-            painted = model.drive(source, keypoints)
-        yield times, images, edge_map_image(model.edge_map(keypoints)), painted
-        done += len(frames)
-        uncertain += int((confidence.mean(1) < LOW_CONFIDENCE).sum())
+    with closing(ahead(_batches(driver, model, options, options.max_frames))) as batches:
+        for times, squares in batches:
+            images = _floats(model, squares)
+            if casting.driver is None:
+                keypoints, confidence = _detect(model, images, options)
+            else:
+                keypoints, confidence = (found[done : done + len(times)] for found in casting.driver)
+            if options.smooth:
+                keypoints = torch.stack([smooth(pose, float(time)) for pose, time in zip(keypoints, times)])
+            if options.motion == "relative":
+                keypoints = relative(keypoints, casting.reference, casting.source_keypoints[0])
+            edge_map = model.edge_map(keypoints)
+            with half_precision(device, options.precision):
+                painted = model.paint(source, keypoints, edge_map)
+            panels = [painted]
+            if options.preview == "side-by-side":
+                panels = [casting.source_image.expand_as(images), images, edge_map_image(edge_map), painted]
+            yield times, _side_by_side(panels)
+            done += len(times)
+            uncertain += int((confidence.mean(1) < LOW_CONFIDENCE).sum())
     if uncertain:
         message = "%s: uncertain keypoints in %d of %d frames; %s"
         logger.warning(message, driver.path, uncertain, done, _ADVICE)
@@ -183,8 +192,10 @@ def _cast(model: PoseTransfer, source: FrameSource, driver: FrameSource, options
         print(f"reference: frame {driver_frame} of {driver.path} stands for the source's pose")
     if sources.confidence[source_frame].mean() < LOW_CONFIDENCE:
         logger.warning("%s: uncertain keypoints; %s", source.path, _ADVICE)
+    shown = next(islice(source, source_frame, None)).image
+    square_image = torch.from_numpy(_square(shown, model.config.image_size, options.fit)).permute(2, 0, 1)[None]
     return Casting(
-        _squares(list(islice(source, source_frame, source_frame + 1)), model, options),
+        _floats(model, square_image),
         sources.xy[source_frame][None],
         drivers.xy[driver_frame],
         drivers if reference == "auto" else None,
@@ -200,10 +211,12 @@ def _candidates(
     number = None if choice == "auto" else 0 if choice == "first" else int(choice)
     limit = limit if number is None else number + 1
     found = []
-    with _progress(f"looking at {frames.path.name}", frames, limit) as progress:
-        for batch, images in _batches(frames, model, options, limit):
-            found.append(model.autolink.detect(images))
-            progress.update(len(batch))
+    with ExitStack() as stack:
+        progress = stack.enter_context(_progress(f"looking at {frames.path.name}", frames, limit))
+        batches = stack.enter_context(closing(ahead(_batches(frames, model, options, limit))))
+        for times, squares in batches:
+            found.append(_detect(model, _floats(model, squares), options))
+            progress.update(len(times))
     keypoints = Keypoints(*(torch.cat(parts) for parts in zip(*found)))
     count = len(keypoints.xy)
     if number is not None and number >= count:
@@ -213,24 +226,31 @@ def _candidates(
 
 def _batches(
     frames: FrameSource, model: PoseTransfer, options: Options, limit: int | None
-) -> Iterator[tuple[list[VideoFrame], Tensor]]:
-    """Up to `limit` frames, with their square images (B, 3, S, S), a batch at a time."""
-    stream = islice(frames, limit)
-    while batch := list(islice(stream, options.batch_size)):
-        yield batch, _squares(batch, model, options)
-
-
-def _squares(frames: list[VideoFrame], model: PoseTransfer, options: Options) -> Tensor:
-    """Frames as the network's square images: (B, 3, S, S) in [0, 1] on its device."""
+) -> Iterator[tuple[list[Fraction], Tensor]]:
+    """A batch at a time, of up to `limit` frames: times, and the network's square images (B, 3, S, S) uint8."""
     size = model.config.image_size
-    squares = np.stack([_square(Image.fromarray(frame.image), size, options.fit) for frame in frames])
-    return torch.from_numpy(squares).to(model.autolink.edge_weights.device).permute(0, 3, 1, 2).float() / 255
+    stream = ((time, _square(image, size, options.fit)) for image, time in islice(frames, limit))
+    while batch := list(islice(stream, options.batch_size)):
+        times, squares = zip(*batch)
+        yield list(times), torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
-def _square(image: Image.Image, size: int, fit: str) -> np.ndarray:
+def _floats(model: PoseTransfer, squares: Tensor) -> Tensor:
+    """Bytes as floats in [0, 1], on the model's device."""
+    return squares.to(model.autolink.edge_weights.device).float() / 255
+
+
+def _detect(model: PoseTransfer, images: Tensor, options: Options) -> Keypoints:
+    """Keypoints of images (B, 3, S, S) in [0, 1]."""
+    with half_precision(images.device, options.precision):
+        return model.autolink.detect(images)
+
+
+def _square(frame: np.ndarray, size: int, fit: str) -> np.ndarray:
     """Crop as in training, or shrink into the square and repeat the edges around: (size, size, 3) uint8."""
+    image = Image.fromarray(frame)
     if fit == "crop":
-        return square(image, size)
+        return np.array(square(image, size))
     rows, columns = _content(*image.size, size)
     shape = columns.stop - columns.start, rows.stop - rows.start
     inner = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, reducing_gap=3))
@@ -246,20 +266,15 @@ def _content(width: int, height: int, size: int) -> tuple[slice, slice]:
     return slice(top, top + inner_height), slice(left, left + inner_width)
 
 
-def _as_arrays(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [0, 1] → (B, H, W, 3) uint8."""
-    return to_uint8(images).permute(0, 2, 3, 1).contiguous().numpy()
+def _side_by_side(panels: list[Tensor]) -> np.ndarray:
+    """Images (B, 3, S, S) in [0, 1], n of them, → (B, S, n·S, 3) uint8."""
+    return torch.cat([to_uint8(panel) for panel in panels], dim=3).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _progress(doing: str, frames: FrameSource, limit: int | None) -> tqdm:
     """A bar over up to `limit` frames, with frames a second."""
     counts = [count for count in (frames.frame_count, limit) if count is not None]
     return tqdm(desc=doing, total=min(counts, default=None), unit="frame")
-
-
-def _half_precision(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where that is faster; for the network alone, since keypoints need float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device))
 
 
 @command
