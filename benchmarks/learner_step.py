@@ -158,12 +158,45 @@ def compare_curves() -> None:
     )
 
 
+KINDS = {
+    "convolution": ("conv",),
+    "batch normalisation": ("batch_norm",),
+    "activations": ("relu", "clamp_min", "threshold"),
+    "resampling and pooling": ("pool", "upsample", "replication_pad"),
+    "conversion and copies": ("copy_", "cat", "fill_", "_to_copy"),
+    "optimiser": ("adam",),
+    "drawing": ("DrawEdges",),
+}
+
+
+def profile(batch: int) -> None:
+    """Where the time of one of our steps goes, by kind of operation, at the paper's size."""
+    device = pick_device()
+    step = make_step(False, 1.0, 128, "vgg16")
+    images = to_network(torch.randint(256, (batch, 3, 128, 128), dtype=torch.uint8), device)
+    mask = patch_mask(batch, 128, device=device)
+    step(images, mask)
+    kind = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[kind]) as recorded:
+        step(images, mask)
+    spent = dict.fromkeys([*KINDS, "all else: sums, differences, norms"], 0.0)
+    for event in recorded.key_averages():
+        of = next((name for name, parts in KINDS.items() if any(p in event.key for p in parts)), list(spent)[-1])
+        spent[of] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+    print_table(["operations", "share"], [(of, f"{time / sum(spent.values()):.0%}") for of, time in spent.items()])
+    for dtype in (torch.float32, torch.bfloat16):
+        print(f"Matrix peak in {dtype}: {matrix_peak(device, dtype) / 1e9:.0f} GFLOP/s.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", nargs=4, metavar=("PUBLISHED", "WIDTH", "KEYPOINTS", "BATCH"))
     parser.add_argument("--curve", nargs=2, type=int, metavar=("PUBLISHED", "SEED"))
+    parser.add_argument("--profile", type=int, metavar="BATCH", help="where the time of our step goes")
     options = parser.parse_args()
-    if options.measure:
+    if options.profile:
+        profile(options.profile)
+    elif options.measure:
         published, width, keypoints, batch = options.measure
         print(json.dumps(measure(published == "1", float(width), int(keypoints), int(batch))))
     elif options.curve:
