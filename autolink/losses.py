@@ -105,7 +105,6 @@ def mean_difference(predicted: Tensor, target: Tensor, power: int) -> Tensor:
 
 
 class _MeanDifference(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, power: int) -> Tensor:
         difference = a - b
