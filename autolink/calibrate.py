@@ -19,8 +19,7 @@ from typing import NamedTuple
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader
-from tqdm import tqdm
+from torch.utils.data import ConcatDataset
 
 from autolink.data import JOINT_NAMES, SampleSet, open_data
 from autolink.data.benchmarks import BENCHMARKS
@@ -32,7 +31,7 @@ from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.geometry import from_pixels, to_pixels
 from autolink.metrics import apply_linear
-from autolink.model import AutoLink, load
+from autolink.model import AutoLink, centre_square, load
 from autolink.weights import read_header, read_tensors, write_model
 
 logger = logging.getLogger(__name__)
@@ -97,8 +96,8 @@ class Calibration(NamedTuple):
 
     def in_image(self, pixels: Tensor, confidence: Tensor, height: int, width: int) -> Keypoints:
         """`__call__` for keypoints (K, 2) in pixels of an image (H, W); landmarks (L, 2) in its pixels, too."""
-        side = min(height, width)
-        corner = pixels.new_tensor([(width - side) // 2, (height - side) // 2])
+        left, top, side = centre_square(height, width)
+        corner = pixels.new_tensor([left, top])
         found = self(from_pixels(pixels - corner, side, side)[None], confidence[None])
         return Keypoints(to_pixels(found.xy[0], side, side) + corner, found.confidence[0])
 
@@ -186,7 +185,7 @@ def calibrate(options: Options) -> tuple[Path, str]:
     model = load(options.model, pick_device(options.device))
     data, names = _open_labelled(options, model.config.image_size)
     units = _units(data)
-    keypoints, landmarks = _detect_all(model, data, options.batch_size)
+    keypoints, landmarks = model.detect_all(ConcatDataset(data), options.batch_size)
     labelled = (~landmarks.isnan().any(2)).any(1)
     keypoints, landmarks = keypoints[labelled], landmarks[labelled]
     units = [unit for unit, kept in zip(units, labelled.tolist()) if kept]
@@ -261,15 +260,6 @@ def _units(data: Sequence[SampleSet]) -> list[str]:
     clips = [clip for part in data for clip in part.clips]
     numbered = [clip or str(index) for index, clip in enumerate(clips)]
     return numbered if len(set(numbered)) >= MIN_LABELS else [str(index) for index in range(len(clips))]
-
-
-def _detect_all(model: AutoLink, data: Sequence[SampleSet], batch_size: int) -> tuple[Tensor, Tensor]:
-    """Keypoints (N, K, 2) and landmarks (N, L, 2) of all samples, on the CPU."""
-    keypoints, landmarks = [], []
-    for sample in tqdm(DataLoader(ConcatDataset(data), batch_size), desc="detect", leave=False, disable=None):
-        keypoints.append(model.detect(sample.image.float() / 255).xy.cpu())
-        landmarks.append(sample.landmarks)
-    return torch.cat(keypoints), torch.cat(landmarks)
 
 
 @command

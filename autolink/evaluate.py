@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from autolink.data import open_data
@@ -65,7 +63,7 @@ def _evaluate_model(name: str, options: Options) -> dict[str, Any]:
     """Scores with and without bias, beside that of always predicting the mean shape."""
     model = load(name, pick_device(options.device))
     fit_data, test_data = (_open(options, model.config.image_size, split) for split in ("fit", "test"))
-    fit, test = (_detect_all(model, data, options.batch_size) for data in (fit_data, test_data))
+    fit, test = (Labelled(*model.detect_all(data, options.batch_size, workers=1)) for data in (fit_data, test_data))
     protocol_name = _protocol_of(options.data, test.landmarks.shape[1])
     protocol = PROTOCOLS[protocol_name]
     nothing = [Labelled(part.keypoints[:, :0], part.landmarks) for part in (fit, test)]
@@ -132,15 +130,6 @@ def _open(options: Options, image_size: int, split: str) -> SampleSet:
     if data.landmark_count == 0:
         raise UserError(f"{options.data} has no landmarks to evaluate against; give a set with a landmark csv")
     return data
-
-
-def _detect_all(model: AutoLink, data: SampleSet, batch_size: int) -> Labelled:
-    """Keypoints and landmarks of one part of a data set, on the CPU."""
-    keypoints, landmarks = [], []
-    for sample in tqdm(DataLoader(data, batch_size, num_workers=1), desc="detect", leave=False, disable=None):
-        keypoints.append(model.detect(sample.image.float() / 255).xy.cpu())
-        landmarks.append(sample.landmarks)
-    return Labelled(torch.cat(keypoints), torch.cat(landmarks))
 
 
 @command

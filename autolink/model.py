@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
 
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import KeypointDetector, Keypoints, locate
@@ -137,9 +139,27 @@ class AutoLink(PretrainedModel):
         points = [centre_to_image(f.xy, *batch.shape[-2:]) for f, batch in zip(found, batches)]
         return Keypoints(torch.cat(points), torch.cat([f.confidence for f in found]))
 
+    def detect_all(self, data: Dataset, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
+        """Detect on a whole data set of samples, with a progress bar.
+
+        Args:
+            data: Samples with `image` and `landmarks`.
+            batch_size: Images at a time.
+            workers: Processes that decode images.
+
+        Returns:
+            Keypoints (N, K, 2) and the data's landmarks (N, L, 2), on the CPU.
+        """
+        keypoints, landmarks = [], []
+        batches = DataLoader(data, batch_size, num_workers=workers)
+        for sample in tqdm(batches, desc="detect", leave=False, disable=None):
+            keypoints.append(self.detect(sample.image.float() / 255).xy.cpu())
+            landmarks.append(sample.landmarks)
+        return torch.cat(keypoints), torch.cat(landmarks)
+
     def centre(self, images: Tensor) -> Tensor:
         """What the detector sees of images (B, 3, H, W) in [0, 1]: their centre square (B, 3, s, s) in [−1, 1]."""
-        left, top, side = _centre_square(*images.shape[-2:])
+        left, top, side = centre_square(*images.shape[-2:])
         return self._at_detector_size(images[..., top : top + side, left : left + side] * 2 - 1)
 
     def edge_map(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -149,11 +169,11 @@ class AutoLink(PretrainedModel):
 
 def centre_to_image(points: Tensor, height: int, width: int) -> Tensor:
     """Points (..., 2) in the frame of an image's centre square, in the frame of the whole image of H × W pixels."""
-    left, top, side = _centre_square(height, width)
+    left, top, side = centre_square(height, width)
     return from_pixels(to_pixels(points, side, side) + points.new_tensor([left, top]), height, width)
 
 
-def _centre_square(height: int, width: int) -> tuple[int, int, int]:
+def centre_square(height: int, width: int) -> tuple[int, int, int]:
     """Left, top and side of the largest centred square of an image, in whole pixels."""
     side = min(height, width)
     return (width - side) // 2, (height - side) // 2, side

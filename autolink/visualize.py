@@ -116,24 +116,37 @@ def draw_points(
 
 
 def _dots(image: Tensor, points: Tensor, colours: Sequence[tuple[int, int, int]], numbered: bool) -> Tensor:
-    """Dots on one uint8 image (3, H, W); on small images drawn larger and reduced, so that they are smooth."""
-    height, width = image.shape[-2:]
-    factor = max(1, 512 // max(height, width))
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    if factor > 1:
-        picture = picture.resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    """Dots on one uint8 image (3, H, W)."""
+    picture, factor = _enlarged(image)
     draw = ImageDraw.Draw(picture)
-    radius = _dot_radius(max(height, width)) * factor
+    radius = _dot_radius(max(image.shape[-2:])) * factor
     for number, ((x, y), colour) in enumerate(zip((points * factor).tolist(), colours)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0), width=2)
         if numbered:
-            white, black = (255, 255, 255), (0, 0, 0)
-            corner = (x + radius, y - radius)
-            size = max(radius * 2.5, SMALLEST_NUMBER * factor)
-            draw.text(corner, str(number), white, font_size=size, stroke_width=2, stroke_fill=black)
+            _label(draw, str(number), x, y, radius, factor)
+    return _reduced(picture, factor)
+
+
+def _enlarged(image: Tensor) -> tuple[Image.Image, int]:
+    """A uint8 image (3, H, W) to draw on, and how much larger it is: small ones are, so that drawings are smooth."""
+    factor = max(1, 512 // max(image.shape[-2:]))
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     if factor > 1:
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+    return picture, factor
+
+
+def _reduced(picture: Image.Image, factor: int) -> Tensor:
+    """What was drawn, in the size before `_enlarged`: (3, H, W) uint8."""
+    if factor > 1:
+        picture = picture.resize((picture.width // factor, picture.height // factor), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _label(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, radius: float, factor: int) -> None:
+    """A text at the upper right of a dot, white with a black rim."""
+    size = max(radius * 2.5, SMALLEST_NUMBER * factor)
+    draw.text((x + radius, y - radius), text, "white", font_size=size, stroke_width=2, stroke_fill="black")
 
 
 def _dot_radius(side: int) -> float:
@@ -143,19 +156,13 @@ def _dot_radius(side: int) -> float:
 
 def mark(image: Tensor, points: Tensor, names: Sequence[str] = ()) -> Tensor:
     """A white ring at each point (L, 2), in pixels, of one uint8 image (3, H, W), with its name if there are names."""
-    height, width = image.shape[-2:]
-    factor = max(1, 512 // max(height, width))
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    picture = picture.resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    picture, factor = _enlarged(image)
     draw = ImageDraw.Draw(picture)
-    radius = _dot_radius(max(height, width)) * factor
+    radius = _dot_radius(max(image.shape[-2:])) * factor
     for index, (x, y) in enumerate((points * factor).tolist()):
         for colour, grown in (((0, 0, 0), 2), ((255, 255, 255), 0)):
             size = radius + grown
             draw.ellipse((x - size, y - size, x + size, y + size), outline=colour, width=2 + 2 * grown)
         if names:
-            size = max(radius * 2.5, SMALLEST_NUMBER * factor)
-            corner = (x + radius, y - radius)
-            draw.text(corner, names[index], "white", font_size=size, stroke_width=2, stroke_fill="black")
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            _label(draw, names[index], x, y, radius, factor)
+    return _reduced(picture, factor)

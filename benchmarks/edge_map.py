@@ -9,7 +9,7 @@ import argparse
 import json
 
 import torch
-from _measure import in_child, peak_megabytes, print_table, seconds
+from _measure import in_child, matrix_peak, peak_megabytes, print_table, seconds
 
 from autolink import draw_edges
 from autolink.devices import pick_device
@@ -93,8 +93,6 @@ def sizes() -> list[tuple[object, ...]]:
 
 def bound() -> list[tuple[object, ...]]:
     """The GPU's engine against what its arithmetic alone would take, at the rate of a float32 matrix product."""
-    from _measure import matrix_peak
-
     from autolink.rasterize.triton import arithmetic_bound_seconds
 
     rate = matrix_peak(DEVICE, torch.float32, 8192)
