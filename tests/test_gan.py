@@ -8,45 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gan_runs import tiny_gan, write_autolink, write_images
 from PIL import Image
 from torch.nn import functional
 
 from autolink.layers import LEAKY_SLOPE
-from autolink.model import AutoLink, AutoLinkConfig
-from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator
+from autolink_apps.gan import ConditionalGAN, Generator
 from autolink_apps.gan import sample as sampling
 from autolink_apps.gan.generator import StructureEncoder, modulated_conv
-
-TINY = AutoLinkConfig(keypoints=4, image_size=32, width=0.1)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 20 smooth random images."""
-    folder = tmp_path_factory.mktemp("images")
-    for number in range(20):
-        pixels = np.random.default_rng(number).integers(0, 255, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"image{number:02d}.png")
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
 def autolink_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    return AutoLink(TINY).save_pretrained(tmp_path_factory.mktemp("autolink"))
+    return write_autolink(tmp_path_factory.mktemp("autolink"))
 
 
 @pytest.fixture(scope="module")
 def gan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gan().save_pretrained(tmp_path_factory.mktemp("gan"), {"data": "noise"})
-
-
-def tiny_gan() -> ConditionalGAN:
-    torch.manual_seed(0)
-    gan = ConditionalGAN(ConditionalGANConfig(image_size=32, width=0.1, poses=5, autolink=TINY))
-    gan.poses.uniform_(-0.8, 0.8)
-    gan.update_w_average()
-    return gan.eval()
 
 
 # The generator
