@@ -59,14 +59,8 @@ def open_deeplabcut(root: Path, image_size: int, split: str = "train", name: str
         logger.warning("%s: %d of its labelled images are not there: %s", root, len(missing), ", ".join(missing))
     clips = clips_by_name(files)
     kept = split_side(root, files, clips, keep_readable(root, files), split)
-    return ImageFiles(
-        name or root.resolve().name,
-        root,
-        [files[i] for i in kept],
-        image_size,
-        clips=[clips[i] for i in kept],
-        landmarks=np.stack([rows[files[i]] for i in kept]),
-    )
+    landmarks = np.stack([rows[file] for file in files])
+    return ImageFiles(name or root.resolve().name, root, files, image_size, clips=clips, landmarks=landmarks).only(kept)
 
 
 def read_deeplabcut(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -84,6 +84,25 @@ class ImageFiles(Dataset[Sample]):
         self.boxes = boxes
         self.mirrored = mirrored
 
+    def only(self, kept: Sequence[int]) -> ImageFiles:
+        """The set of the files at these indices, in their order."""
+
+        def part(rows: np.ndarray | None) -> np.ndarray | None:
+            return None if rows is None else rows[list(kept)]
+
+        return ImageFiles(
+            self.name,
+            self.root,
+            [self.files[i] for i in kept],
+            self.image_size,
+            clips=[self.clips[i] for i in kept],
+            landmarks=part(self.landmarks),
+            sizes=part(self.sizes),
+            names=[self.names[i] for i in kept],
+            boxes=part(self.boxes),
+            mirrored=part(self.mirrored),
+        )
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -130,13 +149,7 @@ def open_folder(root: Path, image_size: int, split: str = "train", name: str | N
     kept = keep_readable(root, files)
     if not given:
         kept = split_side(root, files, clips, kept, split)
-    return ImageFiles(
-        name or root.resolve().name,
-        root,
-        [files[i] for i in kept],
-        image_size,
-        clips=[clips[i] for i in kept],
-    )
+    return ImageFiles(name or root.resolve().name, root, files, image_size, clips=clips).only(kept)
 
 
 def split_folder(root: Path, split: str) -> Path | None:

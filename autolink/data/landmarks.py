@@ -71,15 +71,8 @@ def open_landmark_folder(root: Path, image_size: int, split: str = "train", name
         # Held out by clip, so that no scene is on both sides; a file without a clip is its own.
         units = [clip or file for clip, file in zip(clips, files, strict=True)]
         kept = one_side(root, kept, units, split)
-    return ImageFiles(
-        name or root.resolve().name,
-        root,
-        [files[i] for i in kept],
-        image_size,
-        clips=[clips[i] for i in kept],
-        landmarks=landmarks[kept],
-        sizes=sizes[kept],
-    )
+    name = name or root.resolve().name
+    return ImageFiles(name, root, files, image_size, clips=clips, landmarks=landmarks, sizes=sizes).only(kept)
 
 
 def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
