@@ -1,29 +1,28 @@
 """Video as a stream of frames, in and out, with PyAV: a clip is never in memory as a whole.
 
-Read with `open_frames` (a video, a picture, a folder of pictures) or `VideoReader`; write with `VideoWriter`:
+Read with `open_frames` (a video, a picture, a folder of pictures) or `VideoReader`; write with `open_output`
+(an mp4, a webm, a gif, a folder of pictures) or `VideoWriter`:
 
     with (
         open_frames("in.mov") as frames,
-        VideoWriter("out.mp4", frames.width, frames.height, frames.frame_rate, audio_from="in.mov") as video,
+        open_output("out.mp4", frames.width, frames.height, frames.frame_rate, audio_from="in.mov") as video,
     ):
         for image, time in frames:
             video.write(image, time)
 
 What arrives is what a player shows: frames are turned and mirrored as the file's display matrix says,
 resampled to square pixels, and carry their own time, so that variable and non-integer frame rates survive.
+Transparency shows mid-grey, as in pictures.
 Colours of a file that does not name their matrix are read as BT.601, as ffmpeg does.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import math
-import os
 import re
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -36,18 +35,30 @@ from PIL import Image, ImageOps
 from autolink import media
 from autolink.errors import UserError
 from autolink.images import IMAGE_SUFFIXES, to_rgb
+from autolink.video_output import FolderWriter, FrameOutput
+from autolink.video_writer import VideoWriter, check_output
+
+__all__ = [
+    "DEFAULT_FRAME_RATE",
+    "VIDEO_SUFFIXES",
+    "FolderWriter",
+    "FrameOutput",
+    "FrameSource",
+    "ImageFrames",
+    "VideoFrame",
+    "VideoReader",
+    "VideoWriter",
+    "check_output",
+    "open_frames",
+    "open_output",
+    "write_video",
+]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".mpg", ".mpeg", ".wmv"})
 DEFAULT_FRAME_RATE = Fraction(25)  # of pictures, and of a stream that does not tell its own
 
-# 1/90000 s holds the multiples of 1/24, 1/25, 1/30, 1/50, 1/60 and 1001/30000 s; other rates make it finer.
-_TICKS, _MOST_TICKS = 90_000, 9_000_000
-
-# Bits of swscale.h. Its default is off by 1.3 of 255 on average; these flags are exact to rounding.
-_ACCURATE = 0x40000
-_TO_RGB = 0x4 | 0x2000 | _ACCURATE  # bicubic, full chroma interpolation
-_FROM_RGB = 0x10 | _ACCURATE  # area: a bicubic chroma would ring
-_BT709 = _LIMITED = 1  # as ffmpeg numbers matrix, transfer, primaries; and ranges
+# Bits of swscale.h: bicubic, full chroma interpolation, and exact to rounding, where the default is off by 1.3 of 255.
+_TO_RGB = 0x4 | 0x2000 | 0x40000
 
 
 class VideoFrame(NamedTuple):
@@ -185,174 +196,43 @@ class VideoReader(FrameSource):
                 else:
                     time = now - start
                 last = time
-                rgb = reformatter.reformat(frame, *self._size, format="rgb24", interpolation=_TO_RGB)
-                yield VideoFrame(media.upright(rgb.to_ndarray(), *self._orientation), time)
+                transparent = any(component.is_alpha for component in frame.format.components)
+                pixels = "rgba" if transparent else "rgb24"
+                image = reformatter.reformat(frame, *self._size, format=pixels, interpolation=_TO_RGB).to_ndarray()
+                if transparent:
+                    image = np.asarray(to_rgb(Image.fromarray(image)))
+                yield VideoFrame(media.upright(image, *self._orientation), time)
 
 
-class VideoWriter:
-    """Writes an mp4 (H.264, yuv420p, BT.709) frame by frame, with the sound of another file.
-
-    A context manager. The file appears under its name, complete, at the end, and replaces one that was there.
-    If the block ends by an exception or the process is killed, `NAME.mp4` is untouched, and what was written
-    is in `NAME.mp4.part`, an mp4 without sound: all of it, or after a kill all but the last seconds.
-
-    Times that are multiples of 1/90000 s, or of 1/frame_rate at all usual rates, are exact; others are
-    rounded to 1/90000 s or finer.
+def open_output(
+    path: Path | str,
+    width: int,
+    height: int,
+    frame_rate: Fraction | float,
+    audio_from: Path | str | None = None,
+    *,
+    audio_start: Fraction | float = 0,
+    resume: bool = False,
+) -> FrameOutput:
+    """Where to write frames to: `.mp4`, `.webm`, `.gif`, or, without a suffix, a folder of PNG files.
 
     Args:
-        path: ends in .mp4. Folders on the way to it are made.
-        width: of the images, in pixels. yuv420p has even sizes only: to an odd one, a pixel is added on the
-            right or at the bottom that repeats the edge.
+        path: what is written; its suffix says how. See `VideoWriter` and `FolderWriter`.
+        width: of the images that are going to be written, in pixels.
         height: likewise.
-        frame_rate: frames a second: spacing of frames written without a time, and how long the last is shown.
-        audio_from: a video or sound file. Its sound stays in line with its first picture (time 0), and ends
-            with the last frame written. Packets are copied if they belong in an mp4, else encoded as AAC. A
-            file without sound gives a video without.
+        frame_rate: frames a second, see `FrameOutput`.
+        audio_from: a video or sound file: its sound from its first picture (time 0) on, up to the end of the last
+            frame. Left aside for a gif, and if the file has no sound.
+        audio_start: seconds after the first picture of `audio_from` that are time 0 here instead.
+        resume: go on from what an interrupted output of the same settings has left, if it has left anything:
+            `written` says how many frames are there already and are not to be written again.
 
     Raises:
-        UserError: the path or `audio_from` cannot be used.
+        UserError: the path or `audio_from` cannot be used, or what was left is not the beginning of such an output.
     """
-
-    def __init__(
-        self,
-        path: Path | str,
-        width: int,
-        height: int,
-        frame_rate: Fraction | float,
-        audio_from: Path | str | None = None,
-    ):
-        self.path = Path(path)
-        if self.path.suffix.lower() != ".mp4":
-            raise UserError(f"{path}: videos are written as mp4; give a name that ends in .mp4")
-        if self.path.is_dir():
-            raise UserError(f"{path}: there is a folder of this name; choose another")
-        self.width, self.height = width, height
-        self.frame_rate = Fraction(frame_rate).limit_denominator(100_000)
-        ticks = math.lcm(_TICKS, self.frame_rate.numerator)
-        self._tick = Fraction(1, ticks if ticks <= _MOST_TICKS else _TICKS)  # seconds
-        self._soundtrack = None if audio_from is None else media.Soundtrack.of(Path(audio_from))
-        self._last: Fraction | None = None  # time of the last frame, in seconds
-        self._open = True
-
-        self._part = self.path.with_name(self.path.name + ".part")
-        # delay_moov: else there is no edit list in a fragmented file, and B-frames would delay everything.
-        options = {"movflags": "empty_moov+delay_moov", "frag_duration": "500000", "flush_packets": "1"}
-        options |= self._timescales
-        media.silence()
-        with media.reported(self.path, "choose another place for it"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._part.write_bytes(b"")  # now, since ffmpeg opens it at the first frame only
-            self._container = av.open(f"file:{self._part}", "w", format="mp4", options=options)
-            self._stream = self._container.add_stream("libx264", rate=self.frame_rate, options={"crf": "18"})
-        self._stream.width, self._stream.height = width + width % 2, height + height % 2
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        self._stream.time_base = context.time_base = self._tick  # one without the other shifts times silently
-        context.gop_size = max(1, round(2 * self.frame_rate))  # a player can jump to every other second
-        context.colorspace = context.color_trc = context.color_primaries = _BT709
-        context.color_range = _LIMITED
-        self._reformatter = VideoReformatter()
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._abandon()
-
-    def write(self, image: np.ndarray, time: Fraction | float | None = None) -> None:
-        """Appends a frame.
-
-        Args:
-            image: (height, width, 3) uint8 RGB.
-            time: seconds, at least 0 and later than the last frame's; if not given, 1/frame_rate after it.
-
-        Raises:
-            ValueError: an image of another size or type, or a time that is not later.
-            UserError: it cannot be written, for instance since the disk is full.
-        """
-        shape = self.height, self.width, 3
-        if image.shape != shape or image.dtype != np.uint8:
-            raise ValueError(f"expected an image of {shape} uint8, got {image.shape} {image.dtype}")
-        if time is None:
-            time = Fraction(0) if self._last is None else self._last + 1 / self.frame_rate
-        time = Fraction(time)
-        tick = round(time / self._tick)
-        if tick < 0 or (self._last is not None and tick <= round(self._last / self._tick)):
-            raise ValueError(f"times of frames must rise, from 0: got {time} s after {self._last} s")
-        if self.height % 2 or self.width % 2:
-            image = np.pad(image, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
-        frame = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"),
-            format="yuv420p",
-            dst_colorspace=_BT709,
-            dst_color_range=_LIMITED,
-            interpolation=_FROM_RGB,
-        )
-        frame.time_base = self._tick
-        frame.pts = tick
-        frame.duration = round(1 / self.frame_rate / self._tick)
-        with media.reported(self.path, f"what was written so far is in {self._part}"):
-            self._container.mux(self._stream.encode(frame))
-        self._last = time
-
-    def close(self) -> None:
-        """Completes the video and gives it its name.
-
-        Raises:
-            UserError: no frame was written, or the video cannot be completed.
-        """
-        if not self._open:
-            return
-        if self._last is None:
-            self._abandon()
-            raise UserError(f"{self.path}: not written, since there was no frame to write")
-        with media.reported(self.path, f"what was written so far is in {self._part}"):
-            self._end_part()
-            self._complete()
-
-    @property
-    def _timescales(self) -> dict[str, str]:
-        # The movie's is for how late the first frame is; its default is a millisecond.
-        return dict.fromkeys(("video_track_timescale", "movie_timescale"), str(self._tick.denominator))
-
-    def _end_part(self) -> None:
-        self._open = False
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-    def _abandon(self) -> None:
-        if self._last is None:
-            self._open = False
-            self._container.close()
-            self._part.unlink(missing_ok=True)
-        elif self._open:
-            with suppress(av.error.FFmpegError):  # the exception that brought us here is the one to tell
-                self._end_part()
-
-    def _complete(self) -> None:
-        """Makes a normal mp4 of `.part` and the sound, with its index in front, and names it in one step."""
-        whole = self.path.with_name(self.path.name + ".completing")
-        try:
-            with ExitStack() as files:
-                part = files.enter_context(av.open(f"file:{self._part}"))
-                options = {"movflags": "faststart"} | self._timescales
-                output = files.enter_context(av.open(f"file:{whole}", "w", format="mp4", options=options))
-                pictures = part.streams.video[0]
-                track = output.add_stream_from_template(pictures, opaque=True)
-                packets = [media.remuxed(part.demux(pictures), track)]
-                if self._soundtrack is not None:
-                    sound = files.enter_context(media.open_media(self._soundtrack.path))
-                    end = self._last + 1 / self.frame_rate
-                    packets.append(self._soundtrack.packets(sound, output, end))
-                for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
-                    output.mux(packet)
-            os.replace(whole, self.path)
-        finally:
-            whole.unlink(missing_ok=True)
-        self._part.unlink()
+    check_output(path)
+    writer = VideoWriter if Path(path).suffix else FolderWriter
+    return writer(path, width, height, frame_rate, audio_from, audio_start=audio_start, resume=resume)
 
 
 def write_video(
@@ -361,13 +241,13 @@ def write_video(
     frame_rate: Fraction | float,
     audio_from: Path | str | None = None,
 ) -> None:
-    """Writes images, or frames with their times, all of one size, as an mp4. See `VideoWriter`."""
+    """Writes images, or frames with their times, all of one size. See `open_output`."""
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise UserError(f"{path}: not written, since there was no frame to write")
     height, width = (first.image if isinstance(first, VideoFrame) else first).shape[:2]
-    with VideoWriter(path, width, height, frame_rate, audio_from) as video:
+    with open_output(path, width, height, frame_rate, audio_from) as video:
         for frame in itertools.chain([first], frames):
             video.write(*(frame if isinstance(frame, VideoFrame) else (frame,)))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -126,31 +123,3 @@ def test_outputs_and_sounds_that_cannot_be_used(tmp_path):
             with pytest.raises(ValueError, match="expected an image of"):
                 video.write(wrong)
         video.write(numbered(0))
-
-
-KILLED = """
-import sys
-import numpy as np
-from autolink.video import VideoWriter
-
-image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-with VideoWriter(sys.argv[1], 64, 64, 25) as video:
-    for i in range(300):
-        video.write(np.roll(image, i, axis=1))
-    print("written", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_after_kill_9_most_of_the_part_can_be_read(tmp_path):
-    target = tmp_path / "a.mp4"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline().strip() == b"written"
-    process.kill()  # SIGKILL
-    process.wait()
-    assert not target.exists()
-    times = times_of(tmp_path / "a.mp4.part")
-    assert len(times) >= 200
-    assert times == [Fraction(i, 25) for i in range(len(times))]

@@ -88,10 +88,12 @@ def make_clip(
 
 
 def sound_of(path: Path) -> tuple[str, float, float]:
-    """Codec, time of the click, time of the end of the sound, in seconds after the first picture."""
+    """Codec, time of the click, time of the end of the sound, in seconds after the first picture if there is one."""
+    start = Fraction(0)
     with av.open(str(path)) as container:
-        picture = next(container.decode(video=0))
-        start = picture.pts * picture.time_base
+        if container.streams.video:
+            picture = next(container.decode(video=0))
+            start = picture.pts * picture.time_base
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         loudest, click, end = 0.0, 0.0, 0.0

@@ -9,7 +9,6 @@ Shapes: T frames, P poses, N appearances, M points that are interpolated, K keyp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,14 +18,13 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from PIL import Image
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from autolink.errors import UserError, command
-from autolink.video import DEFAULT_FRAME_RATE, VIDEO_SUFFIXES, open_frames, write_video
+from autolink.video import DEFAULT_FRAME_RATE, VIDEO_SUFFIXES, check_output, open_frames, write_video
 from autolink.visualize import image_grid, to_uint8
 from autolink_apps.gan.generator import ConditionalGAN
 from autolink_apps.gan.poses import SampleOptions, check_poses, draw, find_poses, is_clip, load_gan, pose_labels
@@ -40,7 +38,7 @@ class Options(SampleOptions):
     """A video in which the appearance changes and the pose stays, or the other way round."""
 
     output: Path
-    """The video to write, ending in .mp4 or .gif."""
+    """What to write: a name ending in .mp4, .webm or .gif, or a folder of pictures."""
     vary: Literal["appearance", "pose"] = "appearance"
     """What changes over time. Of the other, all that are asked for (--count poses, --columns appearances) stand side by
     side; with pose, the edge map is at the left."""
@@ -56,9 +54,7 @@ def interpolate(options: Options) -> Path:
     Raises:
         UserError: If model, poses or options cannot be used.
     """
-    write = {".mp4": write_video, ".gif": write_gif}.get(options.output.suffix.lower())
-    if write is None:
-        raise UserError(f"--output {options.output}: expected a file name ending in .mp4 or .gif")
+    check_output(options.output)
     if options.steps < 1 or not 0 < (options.frame_rate or 1) <= 100:
         raise UserError(f"--steps {options.steps} must be at least 1 and --frame-rate above 0, up to 100")
     check_poses(options.pose)
@@ -74,7 +70,7 @@ def interpolate(options: Options) -> Path:
         changing = loop(gan.generator.per_layer(appearances), options.steps, "appearances")
         frames = (enlarged(to_uint8(gan.paint_grid(poses, w[None])[:, 0])) for w in changing)
     rate = options.frame_rate or (followed_rate(options.pose[0]) if follow else DEFAULT_FRAME_RATE)
-    write(options.output, tqdm(frames, unit="frame", disable=None), Fraction(rate).limit_denominator(100_000))
+    write_video(options.output, tqdm(frames, unit="frame", disable=None), Fraction(rate).limit_denominator(100_000))
     print(f"{options.output}: {options.vary} changes, at {float(rate):g} frames a second")
     return options.output
 
@@ -112,17 +108,6 @@ def followed_rate(path: Path) -> Fraction:
         return DEFAULT_FRAME_RATE
     with open_frames(path) as frames:
         return frames.frame_rate
-
-
-def write_gif(path: Path, frames: Iterator[np.ndarray], frame_rate: Fraction) -> None:
-    """Write images (H, W, 3) uint8 as a gif that loops; its times are multiples of 10 ms."""
-    pictures = (Image.fromarray(frame) for frame in frames)
-    first = next(pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    times = {"duration": round(100 / frame_rate) * 10, "loop": 0}
-    first.save(part, format="GIF", save_all=True, append_images=pictures, **times)
-    os.replace(part, path)
 
 
 @command
