@@ -157,9 +157,13 @@ class EdgeGraph(nn.Module):
                 return draw_every_edge(keypoints.float(), self.weights, size, self.thickness)
         return self(keypoints, size)
 
-    def forward(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
-        """Edge map (B, 1, H, W) of keypoints (B, K, 2)."""
+    def relative(self, keypoints: Tensor, size: int | tuple[int, int], engine: str = "auto") -> Tensor:
+        """`forward` over the heaviest weight of what is drawn, edges or keypoints: (B, 1, H, W) in [0, 1]."""
+        return self(keypoints, size, engine) / self._stroke_weights.max()
+
+    def forward(self, keypoints: Tensor, size: int | tuple[int, int], engine: str = "auto") -> Tensor:
+        """Edge map (B, 1, H, W) of keypoints (B, K, 2); `engine` as in `draw_edges`."""
         if self.drawing == "keypoints":
             size = (size, size) if isinstance(size, int) else size
             return draw_keypoints(keypoints, self._stroke_weights, size, self.thickness)
-        return draw_edges(keypoints, self.weights, size, self.thickness)
+        return draw_edges(keypoints, self.weights, size, self.thickness, engine)

@@ -85,7 +85,7 @@ def edit(model: AutoLink, image: Tensor, movement: Tensor, appearance: Tensor | 
     keypoints, own = model.locate(torch.stack([image, shown])).xy
     moved = keypoints + movement.to(keypoints)
     size = image.shape[-1]
-    mask = unchanged(model.edge_map(torch.stack([own, moved]), size) / model.edge_weights.max(), CHANGED)
+    mask = unchanged(model.relative_edge_map(torch.stack([own, moved]), size), CHANGED)
     result = model.decoder((shown * mask)[None], model.graph.channels(moved[None], (size, size)))
     return Edit(result[0].clamp(-1, 1), keypoints, moved, mask)
 

@@ -166,6 +166,10 @@ class AutoLink(PretrainedModel):
         """Draw the learned graph at keypoints (B, K, 2): (B, 1, H, W) in [0, max weight], differentiable."""
         return self.graph(keypoints, size)
 
+    def relative_edge_map(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """`edge_map` over its heaviest weight: (B, 1, H, W) in [0, 1] whatever was learned, and whatever is drawn."""
+        return self.graph.relative(keypoints, size)
+
 
 def centre_to_image(points: Tensor, height: int, width: int) -> Tensor:
     """Points (..., 2) in the frame of an image's centre square, in the frame of the whole image of H × W pixels."""

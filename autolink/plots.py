@@ -1,4 +1,4 @@
-"""Figures with axes: the edge-weight matrix, training curves, and what a sweep found.
+"""Figures with axes: the edge-weight matrix, training curves, measurements of a run, and what a sweep found.
 
 Colours tell apart for colour-blind readers and in grey: Okabe and Ito's for lines, with a marker each, and matplotlib's
 `cividis` for magnitudes.
@@ -16,12 +16,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from autolink.errors import UserError
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
+DASHES = ("-", "--", ":", "-.")
 FAINTEST = 1e-4
 """Edge weights below this share of the strongest have the darkest colour."""
 FAR_APART = 30
@@ -83,9 +85,47 @@ def _read_log(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _curve(axes: Axes, lines: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:
-    points = [(line["step"], line[key]) for line in lines if key in line]
+def _curve(axes: Axes, lines: Sequence[Mapping[str, float]], key: str, scale: float = 1, **style: Any) -> None:
+    points = [(line["step"] * scale, line[key]) for line in lines if key in line]
     axes.plot([step for step, _ in points], [value for _, value in points], **style)
+
+
+def measurements_figure(runs: Sequence[Path], panels: Mapping[str, Mapping[str, str]]) -> Figure:
+    """What was measured during training against images seen, from each run folder's `log.jsonl` and `config.json`.
+
+    Colours tell runs apart, dashes and markers what was measured.
+
+    Args:
+        runs: Run folders.
+        panels: Label of a panel's y axis → name in the log → what the legend calls it. What was never measured is left
+            out.
+
+    Raises:
+        UserError: If a folder has no log, or nothing of this was measured.
+    """
+    logs = [_read_log(run) for run in runs]
+    measured = {key for lines in logs for line in lines for key in line}
+    shown = {panel: {key: name for key, name in keys.items() if key in measured} for panel, keys in panels.items()}
+    shown = {panel: keys for panel, keys in shown.items() if keys}
+    if not shown:
+        raise UserError(f"{runs[0]}: nothing has been measured in it yet")
+    figure = Figure(figsize=(4.4 * len(shown), 3.8), layout="constrained")
+    for axes, (panel, keys) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown.items()):
+        for number, (run, lines) in enumerate(zip(runs, logs)):
+            images_a_step = json.loads((run / "config.json").read_text())["batch_size"]
+            for style, key in enumerate(keys):
+                dashes = {"linestyle": DASHES[style % len(DASHES)], "marker": MARKERS[style % len(MARKERS)]}
+                colour = OKABE_ITO[number % len(OKABE_ITO)]
+                _curve(axes, lines, key, images_a_step, color=colour, markersize=3, **dashes)
+        axes.set(xlabel="images seen", ylabel=panel)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.grid(alpha=0.3)
+        axes.legend(axes.lines[: len(keys)], keys.values(), fontsize="small")
+    if len(runs) > 1:
+        colours = [Line2D([], [], color=OKABE_ITO[number % len(OKABE_ITO)]) for number in range(len(runs))]
+        names = [run.resolve().name for run in runs]
+        figure.legend(colours, names, loc="outside upper center", ncols=len(runs), fontsize="small")
+    return figure
 
 
 def sweep_figure(results: Sequence[Mapping[str, Any]], metrics: Mapping[str, str]) -> Figure:

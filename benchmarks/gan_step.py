@@ -69,7 +69,8 @@ class Trainer:
         self.game = Game(accelerator, *accelerator.prepare(generator, discriminator), augment)
         real = torch.rand(batch, 3, size, size, device=DEVICE).contiguous(memory_format=torch.channels_last)
         edge_maps = torch.rand(batch, 1, size, size, device=DEVICE)
-        self.parts = [Batch(real, edge_maps, torch.randn(batch, gan.NOISE_SIZE, device=DEVICE))]
+        z, poses = torch.randn(batch, gan.NOISE_SIZE, device=DEVICE), torch.zeros(batch, 10, 2, device=DEVICE)
+        self.parts = [Batch(real, edge_maps, z, poses)]
 
     def step(self, penalised: bool) -> None:
         """One update of both networks."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from autolink import AutoLink, AutoLinkConfig, UserError, draw_edges, load
 from autolink.edges import EdgeGraph, draw_keypoints
@@ -85,6 +86,17 @@ def test_a_graph_of_keypoints_alone_has_no_edges():
     assert graph.scaled_logits.shape == (5,)
     assert graph.weights.shape == (10,) and graph.matrix().abs().sum() == 0
     assert graph(torch.zeros(1, 5, 2), (8, 12)).shape == (1, 1, 8, 12)
+
+
+@pytest.mark.parametrize("drawing", ["edges", "edge-channels", "keypoints"])
+def test_relative_map_is_the_map_over_its_heaviest_weight_and_reaches_one(drawing):
+    torch.manual_seed(3)
+    model = AutoLink(replace(TINY, drawing=drawing))
+    keypoints = torch.tensor([[[-0.75, -0.75], [0.75, -0.75], [-0.75, 0.75], [0.75, 0.75]]])  # pixel centres at 4²
+    drawn = model.relative_edge_map(keypoints, 4)
+    assert drawn.max().item() == pytest.approx(1, abs=1e-6)
+    heaviest = F.softplus(model.graph.scaled_logits * 512).max()
+    torch.testing.assert_close(drawn * heaviest, model.edge_map(keypoints, 4))
 
 
 def test_optimisers_are_the_paper_s_and_the_official_code_s():

@@ -13,7 +13,7 @@ from PIL import Image
 from autolink import cli
 from autolink.edit import CHANGED, edit, parse_moves, unchanged
 from autolink.errors import UserError
-from autolink.model import AutoLink
+from autolink.model import AutoLink, AutoLinkConfig
 
 
 def test_moves_are_read_and_add_up() -> None:
@@ -64,6 +64,16 @@ def test_the_decoder_sees_the_new_graph_and_the_patches_away_from_the_change(tin
         own = tiny.edge_map(tiny.locate(shown[None]).xy, 64)[0]
         change = (seen["edges"] - own).abs() / tiny.edge_weights.max()
         assert (change * edited.mask).max() <= CHANGED < change.max()
+
+
+def test_a_model_of_keypoints_without_edges_is_edited_too() -> None:
+    model = AutoLink(
+        AutoLinkConfig(keypoints=4, thickness=5e-3, image_size=64, width=0.125, drawing="keypoints")
+    ).eval()
+    image = torch.rand(3, 64, 64) * 2 - 1
+    edited = edit(model, image, parse_moves(["2:0.5,-0.3"], 4))
+    assert edited.image.isfinite().all() and 0 < edited.mask.mean() < 1
+    assert not torch.equal(edited.image, edit(model, image, torch.zeros(4, 2)).image)
 
 
 def test_the_command(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

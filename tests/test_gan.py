@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gan_runs import tiny_gan, write_autolink, write_images
+from gan_runs import TINY, tiny_gan, write_autolink, write_images
 from PIL import Image
 from torch.nn import functional
 
 from autolink.layers import LEAKY_SLOPE
-from autolink_apps.gan import ConditionalGAN, Generator
+from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, export
 from autolink_apps.gan import sample as sampling
 from autolink_apps.gan.generator import StructureEncoder, modulated_conv
 
@@ -106,6 +107,14 @@ def test_condition_reaches_one_whatever_the_edge_weights() -> None:
     drawn = gan.condition(gan.poses)
     assert 0.5 < drawn.max() <= 1
     assert gan.autolink.edge_weights.max() < 0.1
+
+
+def test_keypoints_without_edges_are_a_condition_too() -> None:
+    gan = ConditionalGAN(ConditionalGANConfig(32, 0.1, 2, replace(TINY, drawing="keypoints"))).eval()
+    keypoints, z = (torch.randint(8, 24, (2, 4, 2)) * 2 + 1) / 32 - 1, torch.randn(2, 256)  # at centres of pixels
+    assert gan.condition(keypoints).amax((1, 2, 3)).tolist() == pytest.approx([1, 1], abs=1e-5)
+    exported = export._Sampling(gan, 0.7)(keypoints, z)
+    torch.testing.assert_close(exported, gan.sample(keypoints, z, 0.7), atol=1e-4, rtol=0)
 
 
 def test_file_restores_the_model_and_its_frozen_autolink(gan_file: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from gan_runs import options_for, write_autolink, write_images
+from gan_runs import TINY, options_for, write_autolink, write_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -24,7 +24,7 @@ from autolink.training import Diverged, Ema
 from autolink.weights import read_tensors
 from autolink_apps.gan import ConditionalGAN, Generator, ada, game, guard, hub
 from autolink_apps.gan import train as training
-from autolink_apps.gan.game import Batch, Game
+from autolink_apps.gan.game import Batch, Game, pose_distance
 from autolink_apps.gan.guard import FiniteGuard
 
 
@@ -89,18 +89,29 @@ def networks() -> tuple[Generator, Discriminator]:
     return Generator(32, 0.1), Discriminator(32, 0.1, 4, minibatch_std=True)
 
 
-@pytest.mark.parametrize("r1_weight", [0.0, 3.0])
-def test_gradients_in_parts_are_those_of_the_whole_batch(r1_weight: float) -> None:
-    batch = Batch(torch.randn(8, 3, 32, 32), torch.rand(8, 1, 32, 32), torch.randn(8, 256))
+def tiny_autolink() -> AutoLink:
+    torch.manual_seed(1)
+    return AutoLink(TINY).requires_grad_(False).eval()
+
+
+def batch_of(size: int) -> Batch:
+    images, edge_maps = torch.randn(size, 3, 32, 32), torch.rand(size, 1, 32, 32)
+    return Batch(images, edge_maps, torch.randn(size, 256), torch.rand(size, 4, 2) * 2 - 1)
+
+
+@pytest.mark.parametrize(("r1_weight", "pose_weight"), [(0.0, 0.0), (3.0, 0.0), (0.0, 2.0)])
+def test_gradients_in_parts_are_those_of_the_whole_batch(r1_weight: float, pose_weight: float) -> None:
+    batch = batch_of(8)
+    autolink = tiny_autolink()
     gradients, values = [], []
     for parts in (1, 4):  # of four parts, each is one pair
         generator, discriminator = networks()
-        played = Game(Accelerator(cpu=True), generator, discriminator, None)
+        played = Game(Accelerator(cpu=True), generator, discriminator, None, autolink=autolink)
         turn = played.discriminator_turn(batch.split(parts), torch.Generator(), r1_weight)
         gradients.append([parameter.grad for parameter in discriminator.parameters()])
         assert all(parameter.grad is None for parameter in generator.parameters())
         before = [gradient.clone() for gradient in gradients[-1]]
-        seen = played.generator_turn(batch.split(parts), turn.fakes, torch.Generator())
+        seen = played.generator_turn(batch.split(parts), turn.fakes, torch.Generator(), pose_weight)
         assert all(map(torch.equal, before, gradients[-1]))  # the generator's turn leaves them alone
         gradients[-1] = gradients[-1] + [parameter.grad for parameter in generator.parameters()]
         values.append({**turn.values, **seen})
@@ -108,13 +119,14 @@ def test_gradients_in_parts_are_those_of_the_whole_batch(r1_weight: float) -> No
     for whole, added in zip(*gradients):
         torch.testing.assert_close(added, whole, rtol=1e-5, atol=1e-5 * whole.abs().max().item() + 1e-7)
     assert values[0].keys() == values[1].keys() and ("r1" in values[0]) == (r1_weight > 0)
+    assert ("pose_distance" in values[0]) == (pose_weight > 0)
     for name, value in values[0].items():
         torch.testing.assert_close(values[1][name], value, rtol=1e-5, atol=1e-5)
 
 
 def test_r1_is_of_the_image_as_judged_and_not_of_its_edge_map() -> None:
     generator, discriminator = networks()
-    batch = Batch(torch.randn(2, 3, 32, 32), torch.rand(2, 1, 32, 32), torch.randn(2, 256))
+    batch = batch_of(2)
     seen = torch.cat(batch[:2], dim=1).double() / 2
     played = Game(Accelerator(cpu=True), generator, discriminator, lambda images, _: images / 2)
     found = played.discriminator_turn([batch], torch.Generator(), 1.0).values["r1"]
@@ -127,6 +139,20 @@ def test_r1_is_of_the_image_as_judged_and_not_of_its_edge_map() -> None:
         along = (judge(seen + step * direction).sum() - judge(seen - step * direction).sum()) / (2 * step)
     torch.testing.assert_close(along, (gradient * direction).sum(), rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(found.double(), gradient[:, :3].square().sum((1, 2, 3)).mean(), rtol=1e-3, atol=1e-8)
+
+
+def test_pose_distance_is_the_pose_error_and_its_gradient_is_that_of_differences() -> None:
+    autolink, images = tiny_autolink().double(), torch.rand(2, 3, 32, 32).double() - 0.5
+    found = autolink.locate(images).xy
+    poses = found + torch.tensor([0.3, 0.4]).double()  # each half of 0.5 off, as a share of the side
+    assert pose_distance(autolink, images, poses).item() == pytest.approx(0.25, abs=1e-6)
+    direction, step = torch.randn_like(images), 1e-5
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(pose_distance(autolink, images, poses), images)
+    with torch.no_grad():
+        ends = [pose_distance(autolink, images + sign * step * direction, poses) for sign in (1, -1)]
+    torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), (gradient * direction).sum(), rtol=1e-4, atol=1e-9)
+    assert pose_distance(autolink, images, found).item() < 1e-4
 
 
 # Skipped steps

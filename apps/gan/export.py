@@ -18,7 +18,6 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.edges import draw_edges
 from autolink.errors import UserError, command
 from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
 from autolink_apps.gan.poses import ModelOptions, load_gan
@@ -55,8 +54,7 @@ class _Sampling(nn.Module):
         self.register_buffer("shrink", functional.interpolate(identity, shape, mode="bicubic", antialias=True)[0, 0])
 
     def forward(self, keypoints: Tensor, z: Tensor) -> Tensor:
-        weights = self.edges.weights
-        edge_map = draw_edges(keypoints, weights, self.size, self.edges.thickness, engine="reference") / weights.max()
+        edge_map = self.edges.relative(keypoints, self.size, engine="reference")
         structure = self.generator.structure.encode(self.shrink @ edge_map @ self.shrink.T)
         w = self.w_average + self.truncation * (self.generator.mapping(z) - self.w_average)
         return (self.generator.paint(structure, w).clamp(-1, 1) + 1) / 2

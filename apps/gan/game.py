@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autolink.adversarial import discriminator_loss, generator_loss, r1_penalty
+from autolink.model import AutoLink
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Images (B, C, S, S) and draws to changed images."""
@@ -32,6 +33,8 @@ class Batch(NamedTuple):
     """(B, 1, S, S) of the same images."""
     z: Tensor
     """(B, 256)."""
+    poses: Tensor
+    """(B, K, 2) in [−1, 1], the keypoints that the edge maps show."""
 
     def split(self, parts: int) -> list[Batch]:
         """Equal parts; B must be a multiple of `parts`."""
@@ -60,6 +63,8 @@ class Game:
     """Changes real and generated images alike before they are judged."""
     conditional: bool = True
     """Whether the discriminator sees edge maps."""
+    autolink: AutoLink | None = None
+    """Frozen; needed where the generator is told how far its keypoints are off."""
 
     def discriminator_turn(self, parts: Sequence[Batch], draws: torch.Generator, r1_weight: float) -> DiscriminatorTurn:
         """Add up the discriminator's gradients.
@@ -95,11 +100,17 @@ class Game:
         return DiscriminatorTurn(_means(values), torch.cat(real_logits), list(fakes))
 
     def generator_turn(
-        self, parts: Sequence[Batch], fakes: Sequence[Tensor], draws: torch.Generator
+        self, parts: Sequence[Batch], fakes: Sequence[Tensor], draws: torch.Generator, pose_weight: float = 0.0
     ) -> dict[str, Tensor]:
-        """Add up the generator's gradients; `fakes` are what the discriminator's turn left.
+        """Add up the generator's gradients.
 
         The discriminator is frozen, and called without its wrapper, which would wait for gradients that never come.
+
+        Args:
+            parts: The batch.
+            fakes: What the discriminator's turn left.
+            draws: Where augmentation draws from.
+            pose_weight: Weight of `pose_distance`; 0 leaves it out.
         """
         judge = self.accelerator.unwrap_model(self.discriminator)
         judge.requires_grad_(False)
@@ -109,8 +120,14 @@ class Game:
                 if len(parts) > 1:
                     fake = self.generator(part.edge_maps, part.z)
                 loss = generator_loss(judge(torch.cat(self._judged(fake, part.edge_maps, draws), dim=1)))
+                values = {"loss_generator": loss.detach()}
+                if pose_weight > 0:
+                    with self.accelerator.autocast():
+                        distance = pose_distance(self.autolink, fake, part.poses)
+                    values["pose_distance"] = distance.detach()
+                    loss = loss + pose_weight * distance
                 self.accelerator.backward(loss / len(parts))
-            losses.append({"loss_generator": loss.detach()})
+            losses.append(values)
         judge.requires_grad_(True)
         return _means(losses)
 
@@ -123,6 +140,16 @@ class Game:
     def _synchronising(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients in the backward pass of the last part only."""
         return nullcontext() if last else self.accelerator.no_sync(network)
+
+
+def pose_distance(autolink: AutoLink, images: Tensor, poses: Tensor) -> Tensor:
+    """Mean distance of the keypoints found in images (B, 3, S, S) around [−1, 1] from poses (B, K, 2).
+
+    Returns:
+        A scalar, as a share of the image's side; differentiable in `images`.
+    """
+    offsets = autolink.locate(images.clamp(-1, 1)).xy - poses
+    return (offsets.square().sum(-1) + 1e-8).sqrt().mean() / 2  # a plain norm has no gradient at 0
 
 
 def _means(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

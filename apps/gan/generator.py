@@ -227,8 +227,7 @@ class ConditionalGAN(PretrainedModel):
 
     def condition(self, keypoints: Tensor) -> Tensor:
         """The generator's input for keypoints (B, K, 2): edge maps (B, 1, S, S), strongest edge at 1."""
-        edge_map = self.autolink.edge_map(keypoints, self.config.image_size)
-        return edge_map / self.autolink.edge_weights.max()
+        return self.autolink.relative_edge_map(keypoints, self.config.image_size)
 
     @torch.no_grad()
     def update_w_average(self, count: int = 4096) -> None:

@@ -189,6 +189,12 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def nearest(images: Tensor, others: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """The closest of features (M, D) to each of (N, D): distances (N, count), smallest first, and their indices."""
+    found = [_distances(rows, others).topk(count, largest=False) for rows in images.split(ROWS)]
+    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+
+
 class Distances:
     """Distances of generated images to training images, the work shared by all processes.
 
@@ -286,8 +292,9 @@ def pose_consistency(gan: ConditionalGAN, poses: Tensor) -> dict[str, float]:
         percent of its side; and `pose_error_chance`: the same against poses of other images, which is what a
         generator scores that ignores its edge map.
     """
-    found = gan.autolink.detect(gan.sample(poses, fixed_noise(len(poses), poses.device))).xy
-    return {"pose_error": _mean_distance(found, poses), "pose_error_chance": _mean_distance(found, poses.roll(1, 0))}
+    parts = zip(poses.split(CHUNK), fixed_noise(len(poses), poses.device).split(CHUNK))
+    found = torch.cat([gan.autolink.detect(gan.sample(*part)).xy for part in parts])
+    return {"pose_error": mean_distance(found, poses), "pose_error_chance": mean_distance(found, poses.roll(1, 0))}
 
 
 @torch.no_grad()
@@ -310,9 +317,9 @@ def real_pose_error(autolink: AutoLink, images: Tensor) -> float:
     parts = zip(small.split(CHUNK), patch_mask(len(small), size, generator=draws, device=small.device).split(CHUNK))
     again = torch.cat([autolink(part, mask).images.clamp(-1, 1) for part, mask in parts])
     before, after = (torch.cat([autolink.locate(part).xy for part in of.split(CHUNK)]) for of in (small, again))
-    return _mean_distance(after, before)
+    return mean_distance(after, before)
 
 
-def _mean_distance(points: Tensor, others: Tensor) -> float:
+def mean_distance(points: Tensor, others: Tensor) -> float:
     """Mean distance of points (..., 2) in [−1, 1], in percent of the image's side."""
     return (points - others).norm(dim=-1).mean().item() / 2 * 100

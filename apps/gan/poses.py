@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -108,6 +109,21 @@ def load_gan(options: ModelOptions) -> ConditionalGAN:
     if options.model is None:
         print(f"no --model given: using the shipped '{DEFAULT_MODEL}'")
     return ConditionalGAN.from_pretrained(options.model or DEFAULT_MODEL, device)
+
+
+def trained_on(gan: ConditionalGAN, data: str | None) -> str:
+    """The data that were given, or those on which the model was trained; says so when it is these.
+
+    Raises:
+        UserError: If none were given, and the model's file does not say.
+    """
+    if data is not None:
+        return data
+    options = gan.metadata.get("options", {})
+    if "data" not in options:
+        raise UserError("no --data given, and the model does not say on which images it was trained")
+    print(f"no --data given: using '{options['data']}', on which the model was trained", file=sys.stderr)
+    return options["data"]
 
 
 def draw(options: SampleOptions, gan: ConditionalGAN) -> tuple[Tensor, list[int]]:

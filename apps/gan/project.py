@@ -9,13 +9,11 @@ Shapes: K keypoints, L modulated convolutions, S image side.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import lpips
 import torch
 import tyro
 from torch import Tensor
@@ -25,7 +23,7 @@ from tqdm import tqdm
 
 from autolink.edit import parse_moves
 from autolink.errors import UserError, command
-from autolink.losses import Features, PerceptualLoss
+from autolink.losses import Features, PerceptualLoss, lpips_distance
 from autolink.visualize import edge_map_image, image_grid, save_png, to_uint8
 from autolink.weights import write_safetensors
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
@@ -56,8 +54,8 @@ class Options(ModelOptions):
     """Let each layer have its own w: closer to the image, further from what was learned."""
     steps: int = 300
     """Steps of the optimisation."""
-    perceptual: Literal["lpips", "vgg16", "squeezenet", "pyramid"] = "lpips"
-    """What likeness is: LPIPS on SqueezeNet, or the features of training; pyramid needs no weights."""
+    perceptual: Literal["lpips", "vgg16", "squeezenet", "builtin", "pyramid"] = "lpips"
+    """What likeness is: LPIPS on SqueezeNet, or the features of training; builtin and pyramid need no download."""
     seed: int = 0
     """Seed of the appearances from which the start is chosen."""
 
@@ -130,15 +128,7 @@ def distance_by(name: Literal["lpips"] | Features) -> torch.nn.Module:
     Raises:
         UserError: If weights are neither on this machine nor to be downloaded.
     """
-    if name != "lpips":
-        return PerceptualLoss(name)
-    features = PerceptualLoss("squeezenet").features.layers.state_dict()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision as one did before its 0.13
-        distance = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
-    trunk = distance.net  # its layers keep torchvision's numbers within slices: slice3.6.squeeze.weight
-    trunk.load_state_dict({name: features[name.split(".", 1)[1]] for name in trunk.state_dict()})
-    return distance.requires_grad_(False)
+    return lpips_distance() if name == "lpips" else PerceptualLoss(name)
 
 
 def project_image(options: Options) -> Path:

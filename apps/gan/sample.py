@@ -2,7 +2,8 @@
 
 Modes: `grid` gives every pose every appearance; `interpolate` makes a video of it in which one of the two changes;
 `mix` takes the coarse layers from one appearance and the fine ones from another; `project` finds the appearance of a
-real image and gives it another pose; `export` writes the generator as ONNX.
+real image and gives it another pose; `neighbours` shows samples beside the closest training images; `export` writes
+the generator as ONNX.
 `autolink-sample MODE --help` lists the options of each.
 
 In `grid`, each image is written on its own, and `grid.png` shows them together: poses as rows, appearances as columns,
@@ -39,7 +40,13 @@ from autolink_apps.gan.poses import (
 
 GRID_ROWS = 24
 """The grid shows at most so many poses."""
-MODES = {"interpolate": "animate", "mix": "mix", "project": "project", "export": "export"}
+MODES = {
+    "interpolate": "animate",
+    "mix": "mix",
+    "project": "project",
+    "neighbours": "neighbours",
+    "export": "export",
+}
 """The module beside this one of each mode but `grid`; loaded only when it is called."""
 
 

@@ -41,6 +41,7 @@ from autolink.training import (
 from autolink_apps.gan import hub
 from autolink_apps.gan.ada import AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
+from autolink_apps.gan.curve import draw_curve
 from autolink_apps.gan.game import Batch, Game
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
 from autolink_apps.gan.guard import FiniteGuard
@@ -59,6 +60,8 @@ MAPPING_RATE = 0.01
 """The mapping network's share of the learning rate, as in StyleGAN2."""
 BANK = 256
 """Poses of training images that go into the model's file."""
+POSE_EVERY = 4
+"""Steps from one look at the generated poses to the next, weighted up accordingly."""
 HELD_OUT = 64
 """Held-out poses on which pose consistency is measured while training."""
 SHOWN = 6
@@ -77,7 +80,7 @@ class Options(RunOptions):
     autolink_steps: int = 20_000
     """Steps to train an AutoLink for, if one must be trained."""
     perceptual: Features = "vgg16"
-    """Features of the loss of an AutoLink that must be trained: vgg16, squeezenet or pyramid."""
+    """Features of the loss of an AutoLink that must be trained: vgg16, squeezenet, builtin or pyramid."""
     steps: int = 100_000
     """Training steps in all."""
     batch_size: int = 32
@@ -88,6 +91,9 @@ class Options(RunOptions):
     """Weight γ of the R1 penalty, γ/2 · |∇D|². More on few or large images, less on many."""
     r1_every: int = 16
     """Steps from one R1 penalty to the next, weighted up accordingly."""
+    pose_weight: float = 0.0
+    """Weight of the distance, as a share of the image's side, between the keypoints asked for and those that the frozen
+    AutoLink finds in what the generator makes; 0 leaves the pose to the discriminator."""
     ema_images: int = 10_000
     """Images after which the averaged generator has forgotten half; fewer while training begins."""
     discriminator: Literal["conditional", "unconditional"] = "conditional"
@@ -169,7 +175,8 @@ def train(options: Options) -> Path:
     }
     adaptive = AdaptiveAugmentation(accelerator, options.batch_size) if options.augment == "ada" else None
     policy = {"ada": adaptive, "diff": augment, "none": None}[options.augment]
-    game = Game(accelerator, generator, discriminator, policy, options.discriminator == "conditional")
+    conditional = options.discriminator == "conditional"
+    game = Game(accelerator, generator, discriminator, policy, conditional, gan.autolink)
     modules = {"generator": generator, "discriminator": discriminator, "ema": ema}
     optimizers = {"generator": generator_adam, "discriminator": discriminator_adam}
     stateful = {**guards, "adaptive": adaptive} if adaptive else guards
@@ -191,7 +198,7 @@ def train(options: Options) -> Path:
         with accelerator.autocast():
             poses = gan.autolink.detect((real + 1) / 2).xy
         z = torch.randn(len(real), NOISE_SIZE, generator=draws).to(device)
-        parts = Batch(real, gan.condition(poses), z).split(options.accumulate)
+        parts = Batch(real, gan.condition(poses), z, poses).split(options.accumulate)
 
         r1_weight = options.r1_gamma / 2 * options.r1_every if step % options.r1_every == 0 else 0.0
         turn = game.discriminator_turn(parts, draws, r1_weight)
@@ -199,7 +206,8 @@ def train(options: Options) -> Path:
             values |= turn.values
             if adaptive:
                 adaptive.observe(turn.real_logits)
-        seen = game.generator_turn(parts, turn.fakes, draws)
+        pose_weight = options.pose_weight * POSE_EVERY if step % POSE_EVERY == 0 else 0.0
+        seen = game.generator_turn(parts, turn.fakes, draws, pose_weight)
         if guards["generator"].step(seen["loss_generator"]):
             values |= seen
         ema.update_parameters(accelerator.unwrap_model(generator))
@@ -215,19 +223,21 @@ def train(options: Options) -> Path:
             controlled = adaptive.numbers() if adaptive else {}
             log.numbers(step, {"images": step * options.batch_size, **means, **controlled, **counts})
             progress.set_postfix({name: f"{value:.2f}" for name, value in means.items() if name.startswith("loss")})
-        if accelerator.is_main_process and (step % options.sample_every == 0 or last):
+        looked = step % options.sample_every == 0 or last
+        compared = distances and (step % options.metric_every == 0 or last)
+        if looked and accelerator.is_main_process:
             gan.update_w_average()
             measured |= pose_consistency(gan, held_out_poses) | mark
             log.numbers(step, {name: measured[name] for name in measured if name.startswith("pose_error")})
             shown = labelled_grid(gan, held_out_poses[:SHOWN], fixed_noise(SHOWN, device))
             log.picture(step, "samples", shown)
-        if distances and (step % options.metric_every == 0 or last):
+        if compared:
             measured |= (found := distances.measure())
             if found:
                 log.numbers(step, {"images": step * options.batch_size, **found})
+        if (looked or compared) and accelerator.is_main_process:
+            draw_curve([options.output], options.output / "curve.png")
         if step % options.save_every == 0 or last:
-            states = {name: part.state() for name, part in stateful.items()}
-            save_checkpoint(accelerator, options.output, step, modules, optimizers, states)
             if accelerator.is_main_process:
                 about = {
                     "data": data.name,
@@ -237,6 +247,8 @@ def train(options: Options) -> Path:
                 }
                 gan.update_w_average()
                 gan.save_pretrained(options.output, about)
+            states = {name: part.state() for name, part in stateful.items()}
+            save_checkpoint(accelerator, options.output, step, modules, optimizers, states)
         if step % options.log_every == 0 or last:
             logged, since = step, time.perf_counter()  # what was measured and saved in between does not count
     progress.close()
