@@ -28,8 +28,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             if error.filename is None:  # not about a path: a defect of ours, which needs its traceback
                 raise
             sys.exit(_fail(f"{error.filename}: {error.strerror}"))
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as stopped:  # with what the user should know then, if anything
+            print(": ".join(["interrupted", *map(str, stopped.args)]), file=sys.stderr)
             sys.exit(130)
 
     return run

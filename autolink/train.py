@@ -7,6 +7,7 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +65,8 @@ class Options(RunOptions):
     flip: bool | None = None
     """Mirror half of the training images; default: as the official code does for a benchmark, else not."""
     perceptual: Features = "vgg16"
-    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), pyramid (no weights, weaker)."""
+    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), builtin (shipped), pyramid
+    (weaker)."""
     loss_norm: Norm = "l1"
     """Distance between features: l1 (official code) or l2 (Eq. 6 as printed)."""
     loss_size: int | None = None
@@ -128,7 +130,13 @@ def train(options: Options) -> Path:
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
     batches = endless_loader(data, options, accelerator, step)
-    progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
+    progress = tqdm(
+        desc="keypoints and graph",
+        total=options.steps,
+        initial=step,
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
 
     while step < options.steps:
         images = to_network(next(batches).image, device)
@@ -166,10 +174,10 @@ def train(options: Options) -> Path:
             log.numbers(step, {"held_out_loss": held_out_loss})
             log.picture(step, "reconstructions", picture)
         if step % options.save_every == 0 or last:
-            save_checkpoint(accelerator, options.output, step, modules, optimizers)
             if accelerator.is_main_process:
                 about = {"data": data.name, "steps": step, "torch": torch.__version__, "options": as_json(options)}
                 ema.module.save_pretrained(options.output, about)
+            save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
     accelerator.wait_for_everyone()  # the file is there for whoever goes on with it
@@ -263,7 +271,7 @@ def _examine(
     with accelerator.autocast():
         made = model(images, mask)
         loss = perceptual(made.images, images).item()
-    shown = slice(0, SHOWN)
+    shown = slice(None, None, math.ceil(len(images) / SHOWN))  # spread out: neighbours are of one clip
     originals = (images[shown] + 1) / 2
     columns = [
         to_uint8(originals),

@@ -72,14 +72,24 @@ class RunOptions:
     """Steps between checkpoints."""
 
 
-def start(options: RunOptions) -> Accelerator:
+def start(options: RunOptions, device: str = "auto") -> Accelerator:
     """Set up processes, precision, seeds and the run folder.
 
+    Args:
+        options: The run's options.
+        device: Where to compute: `auto` (what Accelerate is configured for), `cpu`, `cuda`, `cuda:1`, `mps` …
+
     Raises:
-        UserError: If the options cannot work, or the run folder holds another run.
+        UserError: If the options cannot work, there is no such device, or the run folder holds another run.
     """
+    chosen = pick_device(device)
+    if chosen.index is not None:
+        torch.cuda.set_device(chosen)
     accelerator = Accelerator(
-        mixed_precision=_precision(options.mixed_precision), log_with="tensorboard", project_dir=options.output
+        cpu=device == "cpu",
+        mixed_precision=_precision(options.mixed_precision, chosen),
+        log_with="tensorboard",
+        project_dir=options.output,
     )
     if options.batch_size % accelerator.num_processes:
         raise UserError(
@@ -109,10 +119,9 @@ def local_main_first() -> AbstractContextManager[None]:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).local_main_process_first()
 
 
-def _precision(wanted: str) -> str:
+def _precision(wanted: str, device: torch.device) -> str:
     if wanted != "auto":
         return wanted
-    device = pick_device()
     if computes_bfloat16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "no"

@@ -30,6 +30,7 @@ from autolink import predictor
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.video import write_video
 from autolink_apps.demo import HEAD, turning
+from autolink_apps.pose_transfer import following, models, painting
 
 transferring = importlib.import_module("autolink_apps.pose_transfer.transfer")
 
@@ -55,8 +56,10 @@ def use_plain_path() -> None:
     def in_turn(items: Iterable[object], depth: int = 1) -> Iterator[object]:
         yield from items
 
-    for module in (predictor, transferring):
-        module.ahead, module.fold = in_turn, lambda model: model
+    for module in (predictor, following, painting, transferring):
+        module.ahead = in_turn
+    for module in (predictor, models):
+        module.fold = lambda model: model
 
 
 def measure(command: str, folder: Path, length: int, batch: int, precision: str, device: str) -> dict[str, object]:
@@ -70,7 +73,8 @@ def measure(command: str, folder: Path, length: int, batch: int, precision: str,
         options = predictor.Options(inputs=(clip,), output=folder / name, **usual)
         action = lambda: predictor.detect(options)  # noqa: E731
     else:
-        options = transferring.Options(src=folder / "portrait.png", driver=clip, output=folder / f"{name}.mp4", **usual)
+        output = folder / f"{name}.mp4"
+        options = transferring.Options(src=(folder / "portrait.png",), driver=(clip,), output=output, **usual)
         action = lambda: transferring.transfer(options)  # noqa: E731
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         elapsed = seconds(action)

@@ -130,9 +130,9 @@ def test_a_transfer_that_cannot_write_ends_with_that_error(monkeypatch, tmp_path
 
     monkeypatch.setattr(VideoWriter, "write", fail)
     options = transferring.Options(
-        src=tmp_path / "clip.mp4", driver=tmp_path / "clip.mp4", model=str(model), output=tmp_path / "out.mp4"
+        src=(tmp_path / "clip.mp4",), driver=(tmp_path / "clip.mp4",), model=str(model), output=tmp_path / "out.mp4"
     )
-    options.batch_size, options.device = 4, "cpu"
+    options.batch_size, options.device, options.crop = 4, "cpu", "none"
     with pytest.raises(UserError, match="disk full"):
         transferring.transfer(options)
     assert not stages_running()

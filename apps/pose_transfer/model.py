@@ -195,7 +195,7 @@ class PoseTransfer(PretrainedModel):
     @torch.no_grad()
     def edge_map(self, keypoints: Tensor) -> Tensor:
         """Edge map (B, 1, S, S) of poses (B, K, 2) as the network sees it: the heaviest edge scaled to 1."""
-        return self.autolink.edge_map(keypoints, self.config.image_size) / self.autolink.edge_weights.max()
+        return self.autolink.relative_edge_map(keypoints, self.config.image_size)
 
     def encode(self, images: Tensor, keypoints: Tensor) -> Source:
         """Look at source images (B, 3, S, S) in [0, 1] with their keypoints (B, K, 2)."""

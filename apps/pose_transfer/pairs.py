@@ -1,6 +1,8 @@
 """Pairs of frames of one clip: what the transfer network learns from (Appendix C.2).
 
 Which pair an index stands for depends on the index and the seed alone, so a resumed run sees the same pairs.
+
+Shapes: B batch, S image side.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import logging
 import random
 from typing import NamedTuple
 
-from torch import Tensor
+import kornia.augmentation as kornia
+import torch
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autolink.data import SampleSet
@@ -78,3 +82,33 @@ class FramePairs(Dataset[Pair]):
         """Up to `count` pairs with driving frames spread evenly over the data: always the same ones."""
         count = min(count, len(self.members))
         return [self[i * len(self.members) // count] for i in range(count)]
+
+
+def augment(source: Tensor, driving: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Change both frames of a pair in the same way, each pair by draws of its own.
+
+    Half of the pairs are mirrored, half are turned, shifted and scaled a little, and of most the colours change. So
+    a driving frame still shows what its source does; keypoints are to be found afterwards.
+
+    Args:
+        source: (B, 3, S, S) in [−1, 1].
+        driving: (B, 3, S, S), frames of the same clips.
+        generator: Where the draws come from; a generator on the CPU.
+
+    Returns:
+        Both, changed, in [−1, 1].
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
+        torch.default_generator.manual_seed(seed)
+        moved = _PLACES(torch.cat([source, driving], dim=1))  # as channels of one image they move as one,
+        coloured = _COLOURS(torch.cat(moved.chunk(2, dim=1), dim=3) / 2 + 0.5)  # side by side they get one colour
+    source, driving = (frames.contiguous(memory_format=torch.channels_last) for frames in coloured.chunk(2, dim=3))
+    return source * 2 - 1, driving * 2 - 1
+
+
+_PLACES = nn.Sequential(
+    kornia.RandomHorizontalFlip(p=0.5),
+    kornia.RandomAffine(degrees=10.0, translate=(0.05, 0.05), scale=(0.9, 1.1), padding_mode="reflection", p=0.5),
+)
+_COLOURS = kornia.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, p=0.8)

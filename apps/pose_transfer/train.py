@@ -14,14 +14,12 @@ from pathlib import Path
 
 import torch
 import tyro
-from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
-from autolink.adversarial import Discriminator, discriminator_loss, generator_loss, r1_penalty
+from autolink.adversarial import Discriminator
 from autolink.data import open_data
-from autolink.errors import command
+from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
 from autolink.train import autolink_for
@@ -35,17 +33,16 @@ from autolink.training import (
     local_main_first,
     require_finite,
     save_checkpoint,
+    seeded_generator,
     start,
     to_network,
 )
-from autolink.visualize import edge_map_image, image_grid, to_uint8
+from autolink_apps.pose_transfer.lesson import Lesson, errors, network_inputs, paint, picture
 from autolink_apps.pose_transfer.model import Appearance, PoseTransfer
-from autolink_apps.pose_transfer.pairs import FramePairs
+from autolink_apps.pose_transfer.pairs import FramePairs, augment
 
 HELD_OUT = 64
 """Held-out pairs on which the error is measured while training."""
-SHOWN = 8
-"""Held-out pairs in a picture."""
 
 
 @dataclass
@@ -59,6 +56,10 @@ class Options(RunOptions):
     appearance: Appearance = "warped"
     """How the source's looks reach the result: bottleneck (the paper's) or warped (moved along, at all
     scales)."""
+    start_from: str | None = None
+    """Begin with the network of this transfer model, of the same size, width and appearance."""
+    augment: bool = True
+    """Change the colours of both frames of a pair alike, mirror them, turn, shift and scale them a little."""
     mse_weight: float = 4.0
     """Weight of the mean squared error (images in [−1, 1])."""
     perceptual_weight: float = 1.0
@@ -72,8 +73,8 @@ class Options(RunOptions):
     learning_rate: float = 2e-4
     """Adam's, of both networks."""
     perceptual: Features = "vgg16"
-    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), pyramid (no weights,
-    weaker)."""
+    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), builtin (shipped),
+    pyramid (weaker)."""
     autolink_steps: int = 20_000
     """Steps to train an AutoLink for, if one must be trained."""
     keypoints: int = 16
@@ -90,85 +91,72 @@ def train(options: Options) -> Path:
     with local_main_first():  # videos are decoded into a cache once
         pairs = FramePairs(open_data(options.data, options.image_size, "train", options.data_root), options.seed)
         others = FramePairs(open_data(options.data, options.image_size, "val", options.data_root))
+    begun = _network_to_begin_with(options)
     learner = {"perceptual": options.perceptual, "keypoints": options.keypoints}
     learner["steps"] = options.autolink_steps
     chosen = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(chosen)
 
     accelerator = start(options)
-    device = accelerator.device
+    device, rank = accelerator.device, accelerator.process_index
     held_out = [to_network(torch.stack(images), device) for images in zip(*others.spread(HELD_OUT))]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
 
     # `model` is what is saved, sampled and measured: it holds the average of the network that learns.
-    model = PoseTransfer.around(autolink, options.image_size, options.width, options.appearance).to(device)
+    model = PoseTransfer.around(autolink, options.image_size, options.width, options.appearance)
+    if begun is not None:
+        model.network.load_state_dict(begun)
+    model = model.to(device)
     network = model.network.to(memory_format=torch.channels_last)
     model.network = (ema := Ema(network)).module
     adam = torch.optim.Adam(network.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
     network, adam = accelerator.prepare(network, adam)
     modules, optimizers = {"network": network, "ema": ema}, {"network": adam}
+    discriminator = None
     if options.gan_weight:
-        judge = Discriminator(options.image_size, options.width)
-        judge = judge.to(device, memory_format=torch.channels_last)
-        judge_adam = torch.optim.Adam(judge.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True)
-        discriminator, judge_adam = accelerator.prepare(judge, judge_adam)
+        discriminator = Discriminator(options.image_size, options.width).to(device, memory_format=torch.channels_last)
+        judge_adam = torch.optim.Adam(discriminator.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True)
+        discriminator, judge_adam = accelerator.prepare(discriminator, judge_adam)
         modules["discriminator"], optimizers["discriminator"] = discriminator, judge_adam
+    weights = options.mse_weight, options.perceptual_weight
+    lesson = Lesson(accelerator, network, perceptual, *weights, discriminator, options.gan_weight)
 
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
     batches = endless_loader(pairs, options, accelerator, step)
-    progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
+    bar = {"desc": "transfer network", "unit": "step", "disable": not accelerator.is_main_process}
+    progress = tqdm(total=options.steps, initial=step, **bar)
 
     while step < options.steps:
         source, driving = (to_network(frames, device) for frames in next(batches))
-        with accelerator.autocast():  # half precision moves keypoints by 0.04 pixels of 128, and finds them faster
-            inputs = _inputs(model, source, driving)
-        made = network(*inputs).float()
-
-        losses = {"mse": functional.mse_loss(made, driving)}
-        loss = options.mse_weight * losses["mse"]
-        with accelerator.autocast():
-            if perceptual is not None:
-                losses["perceptual"] = perceptual(made, driving)
-                loss = loss + options.perceptual_weight * losses["perceptual"]
-            if options.gan_weight:
-                # Frozen, and called without its wrapper, which would wait for gradients that never come.
-                judge.requires_grad_(False)
-                losses["gan"] = generator_loss(judge(made))
-                judge.requires_grad_(True)
-                loss = loss + options.gan_weight * losses["gan"]
+        if options.augment:
+            source, driving = augment(source, driving, seeded_generator(options.seed, step, rank, "augment"))
         adam.zero_grad()
-        accelerator.backward(loss)
+        losses, made = lesson.network_turn(network_inputs(accelerator, model, source, driving), driving)
         adam.step()
         ema.update_parameters(accelerator.unwrap_model(network))
-
-        if options.gan_weight:
-            penalised = step % options.r1_every == 0
-            real = driving.detach().requires_grad_(penalised)
-            # One forward and one backward pass: else processes would not average R1 (see `r1_penalty`).
-            both = torch.cat([real, made.detach()])
-            real_logits, fake_logits = discriminator(both, full_precision=penalised).chunk(2)
-            losses["discriminator"] = loss = discriminator_loss(real_logits, fake_logits)
-            if penalised:
-                loss = loss + options.r1_gamma / 2 * options.r1_every * r1_penalty(real_logits, real)
+        if discriminator is not None:
             judge_adam.zero_grad()
-            accelerator.backward(loss)
+            r1_weight = options.r1_gamma / 2 * options.r1_every if step % options.r1_every == 0 else 0.0
+            losses |= lesson.discriminator_turn(driving, made, r1_weight)
             judge_adam.step()
 
         step += 1
         progress.update()
         last = step == options.steps
         if step % options.log_every == 0 or last:
-            values = {name: accelerator.reduce(value.detach(), "mean").item() for name, value in losses.items()}
+            values = {name: accelerator.reduce(value, "mean").item() for name, value in losses.items()}
             require_finite(sum(values.values()), step)
             log.numbers(step, values)
             progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
         if step % options.sample_every == 0 or last:
-            numbers, picture = _examine(accelerator, model, *held_out)
-            log.numbers(step, numbers)
-            log.picture(step, "transfers", picture)
+            inputs = network_inputs(accelerator, model, *held_out)
+            made = paint(accelerator, model, inputs)
+            found, copied = (errors(accelerator, perceptual, images, held_out[1]) for images in (made, held_out[0]))
+            numbers = {f"held_out_{name}": value for name, value in found.items()}
+            log.numbers(step, numbers | {f"held_out_{name}_of_copying": value for name, value in copied.items()})
+            log.picture(step, "transfers", picture(inputs, held_out[1], made))
         if step % options.save_every == 0 or last:
-            save_checkpoint(accelerator, options.output, step, modules, optimizers)
             if accelerator.is_main_process:
                 about = {
                     "data": pairs.frames.name,
@@ -177,45 +165,26 @@ def train(options: Options) -> Path:
                     "torch": torch.__version__,
                 }
                 model.save_pretrained(options.output, {**about, "options": as_json(options)})
+            save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
     return options.output / "model.safetensors"
 
 
-@torch.no_grad()
-def _inputs(model: PoseTransfer, source: Tensor, driving: Tensor) -> tuple[Tensor, ...]:
-    """What the network takes (`TransferNet.forward`), of images (B, 3, S, S) in [−1, 1]."""
-    found = model.autolink.locate(torch.cat([source, driving])).xy
-    source_keypoints, driving_keypoints = found.chunk(2)
-    source_edges, driving_edges = model.edge_map(found).chunk(2)
-    return source, source_keypoints, source_edges, driving_keypoints, driving_edges
+def _network_to_begin_with(options: Options) -> dict[str, Tensor] | None:
+    """Weights of the network of `--start-from`.
 
-
-@torch.no_grad()
-def _examine(
-    accelerator: Accelerator, model: PoseTransfer, source: Tensor, driving: Tensor
-) -> tuple[dict[str, float], Tensor]:
-    """Mean absolute error, over the range of values, of the averaged network and of copying the source.
-
-    The picture's columns are source | driving | edge map | result.
+    Raises:
+        UserError: If it is not of the kind that the options ask for.
     """
-    inputs = _inputs(model, source, driving)
-    with accelerator.autocast():
-        made = [model.network(*batch).float() for batch in zip(*(x.split(SHOWN) for x in inputs))]
-    made = torch.cat(made).clamp(-1, 1)
-    numbers = {
-        "held_out_l1": (made - driving).abs().mean().item() / 2,
-        "held_out_l1_of_copying": (source - driving).abs().mean().item() / 2,
-    }
-    shown = slice(0, SHOWN)
-    images = [
-        source[shown] / 2 + 0.5,
-        driving[shown] / 2 + 0.5,
-        edge_map_image(inputs[-1][shown]),
-        made[shown] / 2 + 0.5,
-    ]
-    rows = torch.stack([to_uint8(image) for image in images], dim=1).flatten(0, 1)
-    return numbers, image_grid(rows, columns=len(images))
+    if options.start_from is None:
+        return None
+    begun = PoseTransfer.from_pretrained(options.start_from)
+    found, wanted = ((x.image_size, x.width, x.appearance) for x in (begun.config, options))
+    if found != wanted:
+        kinds = ["{}², width {:g}, {} appearance".format(*kind) for kind in (found, wanted)]
+        raise UserError(f"--start-from {options.start_from}: its network is {kinds[0]}, but asked for is {kinds[1]}")
+    return begun.network.state_dict()
 
 
 @command

@@ -1,0 +1,314 @@
+"""Fine-tune a transfer model on one source video: `python -m autolink_apps.pose_transfer.adapt --model M --src V`.
+
+A source video holds hundreds of frames of exactly the person wanted. The last tenth of them is never learned from, and
+neither are those just before it, which show nearly the same; on that tenth the model is measured before and after,
+beside copying the source and beside the frame learned from whose pose is nearest. There is no discriminator: a model's
+file holds none, and a new one would have to be trained first.
+
+Shapes: N frames, K keypoints, S image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from autolink.data import Sample
+from autolink.errors import UserError, command
+from autolink.images import square
+from autolink.losses import Features, PerceptualLoss
+from autolink.model import AutoLink
+from autolink.training import (
+    Ema,
+    RunLog,
+    RunOptions,
+    as_json,
+    endless_loader,
+    load_checkpoint,
+    require_finite,
+    save_checkpoint,
+    seeded_generator,
+    start,
+    to_network,
+)
+from autolink.video import open_frames
+from autolink.weights import read_header
+
+from .lesson import Lesson, errors, network_inputs, paint, picture
+from .model import PoseTransfer
+from .pairs import FramePairs, augment
+
+FEWEST_FRAMES, MOST_FRAMES = 20, 1000
+"""A source with fewer frames is refused; of a longer one, frames at even distances are taken."""
+HELD_OUT = 64
+"""Held-out frames on which the error is measured."""
+EVERY = 50
+"""Steps from one checkpoint, measurement and picture to the next."""
+MSE_WEIGHT, PERCEPTUAL_WEIGHT = 4.0, 1.0
+"""Weights of the loss, as in training."""
+
+Cut = Callable[[int, np.ndarray], np.ndarray]
+"""From number and pixels (H, W, 3) of a frame to the square that the network sees, (S, S, 3); uint8."""
+
+
+@dataclass
+class Run(RunOptions):
+    """Everything an adaptation depends on, for the run folder and the model's file."""
+
+    model: str = ""
+    perceptual: Features = "squeezenet"
+    learning_rate: float = 0.0
+    augment: bool = False
+
+
+def adapt(
+    model: str,
+    source: Annotated[Path, tyro.conf.arg(name="src")],
+    steps: int = 200,
+    output: Path = Path("runs/adapted"),
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    batch_size: int = 8,
+    learning_rate: float = 8e-4,
+    augmented: Annotated[bool, tyro.conf.arg(name="augment")] = False,
+    perceptual: Features | None = None,
+    cut: Annotated[Cut | None, tyro.conf.Suppress] = None,
+) -> Path:
+    """Fine-tune a transfer model on the frames of one source video, and say what it was worth.
+
+    Not to be called in `torch.inference_mode`.
+
+    Args:
+        model: The transfer model to begin with: a shipped name, a file, a folder or a hub id.
+        source: A video, or a folder of its frames.
+        steps: Steps in all.
+        output: Run folder: checkpoint, model, logs and pictures are written here.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps` …
+        resume: Go on from the checkpoint in the run folder; a run that is complete is left as it is.
+        batch_size: Pairs of frames a step.
+        learning_rate: Adam's.
+        augmented: Change both frames of a pair alike, as in training. Of a single clip, it costs more than it brings
+            in a few hundred steps.
+        perceptual: Features of the loss: vgg16, squeezenet, builtin or pyramid; default: those the model was trained
+            with.
+        cut: What of a frame the network sees; default: its centred square.
+
+    Returns:
+        The file of the adapted model, `model.safetensors` in the run folder.
+
+    Raises:
+        UserError: If the source, the model or an option cannot be used.
+    """
+    if resume and _is_complete(output / "model.safetensors", model, source, steps):
+        return output / "model.safetensors"
+    original = PoseTransfer.from_pretrained(model)
+    size = original.config.image_size
+    perceptual = perceptual or original.metadata.get("options", {}).get("perceptual", "squeezenet")
+    options = Run(
+        data=str(source),
+        output=output,
+        steps=steps,
+        batch_size=batch_size,
+        image_size=size,
+        width=original.config.width,
+        resume=resume,
+        workers=0,  # the frames are in memory
+        log_every=EVERY,
+        sample_every=EVERY,
+        save_every=EVERY,
+        model=model,
+        perceptual=perceptual,
+        learning_rate=learning_rate,
+        augment=augmented,
+    )
+    known, held_out = split(read_frames(source, size, cut))
+    accelerator = start(options, device)
+    distance = PerceptualLoss(perceptual).to(accelerator.device)
+    adapted = original.to(accelerator.device)
+    examination = Examination(accelerator, adapted, distance, known, held_out)
+
+    # As in `train.py`, `adapted` holds the average of the network that learns.
+    network = adapted.network.train().to(memory_format=torch.channels_last)
+    adapted.network = (ema := Ema(network)).module
+    adam = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.9, 0.99), fused=True)
+    network, adam = accelerator.prepare(network, adam)
+    modules, optimizers = {"network": network, "ema": ema}, {"network": adam}
+    lesson = Lesson(accelerator, network, distance, MSE_WEIGHT, PERCEPTUAL_WEIGHT)
+
+    step = load_checkpoint(accelerator, output, modules, optimizers)[0] if resume else 0
+    log = RunLog(accelerator, output, step)
+    batches = endless_loader(FramePairs(Frames(source.name, known)), options, accelerator, step)
+    bar = {"desc": f"adapting to {source.name}", "unit": "step", "disable": not accelerator.is_main_process}
+    progress = tqdm(total=steps, initial=step, **bar)
+
+    while step < steps:
+        looks, driving = (to_network(frames, accelerator.device) for frames in next(batches))
+        if augmented:
+            draws = seeded_generator(options.seed, step, accelerator.process_index, "augment")
+            looks, driving = augment(looks, driving, draws)
+        adam.zero_grad()
+        losses, _ = lesson.network_turn(network_inputs(accelerator, adapted, looks, driving), driving)
+        adam.step()
+        ema.update_parameters(accelerator.unwrap_model(network))
+
+        step += 1
+        progress.update()
+        if step % EVERY == 0 or step == steps:
+            values = {name: accelerator.reduce(value, "mean").item() for name, value in losses.items()}
+            require_finite(sum(values.values()), step)
+            found, shown = examination.look(adapted)
+            log.numbers(step, values | {f"held_out_{name}": value for name, value in found.items()})
+            log.picture(step, "adapted", shown)
+            if accelerator.is_main_process:
+                about = {"data": source.name, "steps": step, "adapted_from": model, "torch": torch.__version__}
+                about |= {"frames": len(known), "held_out": examination.marks, "options": as_json(options)}
+                adapted.save_pretrained(output, {**about, "original": original.metadata})
+            save_checkpoint(accelerator, output, step, modules, optimizers)
+    progress.close()
+    log.close()
+    if accelerator.is_main_process:
+        print(examination.table())
+    accelerator.wait_for_everyone()
+    return output / "model.safetensors"
+
+
+class Examination:
+    """How well a model paints frames that were not learned from, beside simpler ways to come by them.
+
+    Args:
+        accelerator: The run's accelerator.
+        model: The model as it is before it is adapted.
+        perceptual: The loss's.
+        known: (N, 3, S, S) uint8, frames to learn from; some of them, at even distances, are the sources.
+        held_out: (M, 3, S, S) uint8, the others; up to `HELD_OUT` of them.
+
+    Attributes:
+        marks: Errors by who made the images.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, model: PoseTransfer, perceptual: PerceptualLoss, known: Tensor, held_out: Tensor
+    ) -> None:
+        self.accelerator, self.perceptual = accelerator, perceptual
+        self.wanted = to_network(_spread(held_out, HELD_OUT), accelerator.device)
+        sources = to_network(_spread(known, len(self.wanted)), accelerator.device)
+        self.inputs = network_inputs(accelerator, model, sources, self.wanted)
+        self.before = paint(accelerator, model, self.inputs)
+        nearest = nearest_frames(model.autolink, known, self.inputs.driving_keypoints)
+        self.marks = {
+            "copying the source": self._errors(sources),
+            "nearest frame learned from": self._errors(to_network(nearest, accelerator.device)),
+            "before": self._errors(self.before),
+        }
+
+    def look(self, adapted: PoseTransfer) -> tuple[dict[str, float], Tensor]:
+        """Errors of the model, and a picture: source | driving | edge map | before | after."""
+        after = paint(self.accelerator, adapted, self.inputs)
+        self.marks["after"] = self._errors(after)
+        return self.marks["after"], picture(self.inputs, self.wanted, self.before, after)
+
+    def _errors(self, images: Tensor) -> dict[str, float]:
+        return errors(self.accelerator, self.perceptual, images, self.wanted)
+
+    def table(self) -> str:
+        """The errors, a line each."""
+        lines = [f"{f'on {len(self.wanted)} frames not learned from':28}{'L1':>8}{'perceptual':>12}"]
+        return "\n".join(
+            [*lines, *(f"{name:28}{m['l1']:8.4f}{m['perceptual']:12.4f}" for name, m in self.marks.items())]
+        )
+
+
+def _is_complete(file: Path, model: str, source: Path, steps: int) -> bool:
+    """Whether a run folder's model has learned for so many steps.
+
+    Raises:
+        UserError: If it was another model, or has learned from another source.
+    """
+    if not file.is_file():
+        return False
+    about = read_header(file)["metadata"]
+    if (about["adapted_from"], about["data"]) != (model, source.name):
+        held = f"{about['adapted_from']} adapted to {about['data']}"
+        raise UserError(f"--resume: {file.parent} holds {held}, not {model} to {source.name}; name another --output")
+    return about["steps"] >= steps
+
+
+class Frames(Dataset[Sample]):
+    """Frames (N, 3, S, S) uint8 of one clip, in memory."""
+
+    landmark_count = 0
+
+    def __init__(self, name: str, images: Tensor) -> None:
+        self.name, self.images = name, images
+        self.clips = [name] * len(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.images[index], torch.zeros(0, 2), str(index), self.name)
+
+
+def read_frames(source: Path, size: int, cut: Cut | None = None) -> Tensor:
+    """Up to `MOST_FRAMES` frames of a source at even distances, as squares: (N, 3, S, S) uint8.
+
+    Raises:
+        UserError: If it cannot be read, or has fewer than `FEWEST_FRAMES`.
+    """
+    kept: list[np.ndarray] = []
+    step = 1
+    with open_frames(source) as frames:
+        for number, frame in enumerate(tqdm(frames, f"reading {source.name}", frames.frame_count, disable=None)):
+            if number % step == 0:
+                kept.append(cut(number, frame.image) if cut else np.array(square(Image.fromarray(frame.image), size)))
+            if len(kept) > MOST_FRAMES:
+                kept, step = kept[::2], step * 2
+    if len(kept) < FEWEST_FRAMES:
+        raise UserError(
+            f"{source}: {len(kept)} frame(s), too few to learn from; give a video of at least {FEWEST_FRAMES} frames"
+        )
+    return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).contiguous()
+
+
+def split(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames (N, …) in their order: those to learn from, and the last tenth, to measure on.
+
+    Between the two, half as many as are held out are left out: neighbours in time are nearly equal.
+    """
+    count = len(frames) // 10
+    return frames[: -(count + max(1, count // 2))], frames[-count:]
+
+
+def nearest_frames(autolink: AutoLink, frames: Tensor, poses: Tensor) -> Tensor:
+    """For each of the poses (M, K, 2), the one of frames (N, 3, S, S) uint8 whose keypoints are nearest."""
+    batches = (batch.to(poses.device).float() / 255 for batch in frames.split(32))
+    found = torch.cat([autolink.detect(batch).xy for batch in batches])
+    return frames[torch.cdist(poses.flatten(1), found.flatten(1)).argmin(1).cpu()]
+
+
+def _spread(frames: Tensor, count: int) -> Tensor:
+    """Up to `count` frames at even distances."""
+    count = min(count, len(frames))
+    return frames[[index * len(frames) // count for index in range(count)]]
+
+
+@command
+def main() -> None:
+    """Entry point of `python -m autolink_apps.pose_transfer.adapt`."""
+    print(tyro.cli(adapt))
+
+
+if __name__ == "__main__":
+    main()

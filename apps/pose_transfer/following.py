@@ -1,0 +1,299 @@
+"""Keypoints of a clip, found in a window that follows the object (`--crop auto`) or in one that stays (`none`).
+
+A detector knows its object large and in the middle. Its confidence tells whether that is so: with the shipped model
+of faces, 0.7 to 0.9 in a window around a head, and 0.04 to 0.3 in a frame that shows a whole body. So the window is
+searched where the frame as a whole does not do, and drawn as tight as the confidence allows; from then on it follows
+the keypoints. Afterwards its way is smoothed, as that of a camera with a calm hand: what the object does within a
+second counts as its movement, and where it goes in longer times does not.
+
+Shapes: T frames, K keypoints, S side of the network's images.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from fractions import Fraction
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from autolink.background import ahead
+from autolink.detector import Keypoints
+from autolink.errors import UserError
+from autolink.inference import Precision, half_precision
+from autolink.video import FrameSource, VideoFrame
+
+from .framing import Fit, Window, absolute_window, cut, inside, rebase, relative_window, whole
+from .model import PoseTransfer
+from .motion import MIN_SPREAD, spread
+from .sparing import Batches
+
+Crop = Literal["auto", "none"]
+
+CERTAIN = 0.69
+"""Mean confidence of a frame that shows what the model knows, as it knows it: 98 % of unseen faces had more."""
+DOUBT = 0.5
+"""Below this the window is searched, and does not follow."""
+LOW_CONFIDENCE = 0.3
+"""A frame with less than this probably does not show it: cats and dogs have 0.3, noise and distant figures 0.04."""
+
+SIDES = (1.0, 0.71, 0.5, 0.35, 0.25)
+"""Sides of the windows that are searched, as shares of the frame's shorter side."""
+TIGHTER = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32)
+"""Sides to which a window that was found is tightened."""
+SLACK = 0.1
+"""What confidence may fall by for a tighter window."""
+AROUND = tuple((x * far, y * far) for far in (0.3, 0.6) for y in (-1, 0, 1) for x in (-1, 0, 1) if x or y)
+"""Where an object is looked for that has left its window, in sides of it."""
+CAMERA_SECONDS = 0.5
+"""The way of a window is averaged over so much time before and after each frame."""
+RESIZE_SECONDS = 1.5
+"""In this time a window makes 63 % of the way to the size that it should have."""
+
+logger = logging.getLogger("autolink")
+
+
+class Track(NamedTuple):
+    """What was found in the frames of a clip."""
+
+    poses: Tensor
+    """(T, K, 2), each in the window of its frame."""
+    confidence: Tensor
+    """(T, K)."""
+    windows: Tensor
+    """(T, 3): x, y and side in the units of `relative_window`."""
+    times: list[Fraction]
+    """Seconds since the clip's first frame."""
+
+    def window(self, index: int, image: np.ndarray) -> Window:
+        """The window of one frame, an image (H, W, 3), in its pixels."""
+        return absolute_window(Window(*self.windows[index].tolist()), image.shape[1], image.shape[0])
+
+
+class Eye:
+    """A model's detector for squares of bytes, in batches that fit into memory."""
+
+    def __init__(self, model: PoseTransfer, precision: Precision, batches: Batches) -> None:
+        self.model, self.precision, self.batches = model, precision, batches
+        self.size = model.config.image_size
+
+    @torch.inference_mode()
+    def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
+        """Keypoints, on the CPU, of squares (S, S, 3) uint8."""
+        found = self.batches.run(lambda part: self._detect(squares[part]), len(squares))
+        return Keypoints(*(torch.cat(parts) for parts in zip(*found)))
+
+    def _detect(self, squares: Sequence[np.ndarray]) -> Keypoints:
+        images = floats(squares, self.model.autolink.edge_weights.device)
+        with half_precision(images.device, self.precision):
+            return Keypoints(*(part.cpu() for part in self.model.autolink.detect(images)))
+
+
+def floats(squares: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Squares (S, S, 3) uint8 as images (B, 3, S, S) in [0, 1] on a device."""
+    return torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+class Part:
+    """The frames of a clip from `start` up to `end` seconds, `count` at most; can be iterated any number of times."""
+
+    def __init__(self, frames: FrameSource, start: float = 0, end: float | None = None, count: int | None = None):
+        self.frames, self.start, self.end, self.count = frames, start, end, count
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        return islice(self._between(), self.count)
+
+    def _between(self) -> Iterator[VideoFrame]:
+        for frame in self.frames:
+            if self.end is not None and frame.time >= self.end:
+                return
+            if frame.time >= self.start:
+                yield frame
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames that is as far as the file tells: for a progress bar."""
+        if self.frames.frame_count is None:
+            return self.count
+        before = round(self.start * self.frames.frame_rate)
+        there = self.frames.frame_count if self.end is None else round(self.end * self.frames.frame_rate)
+        there = min(there, self.frames.frame_count) - before
+        return max(0, there if self.count is None else min(there, self.count))
+
+
+def look(part: Part, eye: Eye, crop: Crop, fit: Fit) -> Track:
+    """Keypoints of every frame of a part of a clip, with a progress bar; memory holds no more than a few frames.
+
+    Raises:
+        UserError: If no frame is in that part.
+    """
+    follows = crop == "auto" and fit == "crop"
+    found_frames = _follow(part, eye) if follows else _stay(part, eye, fit)
+    windows, poses, confidence, times = [], [], [], []
+    with closing(ahead(found_frames)) as found, progress(f"looking at {part.frames.path.name}", part) as bar:
+        for seen_windows, keypoints, seen_times in found:
+            windows += seen_windows
+            poses.append(keypoints.xy)
+            confidence.append(keypoints.confidence)
+            times += seen_times
+            bar.update(len(seen_times))
+    if not times:
+        raise UserError(f"{part.frames.path}: no frame of it is in the part asked for; look at --start and --end")
+    track = Track(torch.cat(poses), torch.cat(confidence), torch.tensor(windows), times)
+    return steady(track) if follows else track
+
+
+def steady(track: Track) -> Track:
+    """The same track seen through windows that move calmly: each the mean of those near it in time."""
+    times = np.array([float(time) for time in track.times])
+    begin = np.searchsorted(times, times - CAMERA_SECONDS)
+    end = np.searchsorted(times, times + CAMERA_SECONDS, side="right")
+    sums = torch.cat([torch.zeros(1, 3), track.windows]).double().cumsum(0)
+    windows = ((sums[end] - sums[begin]) / torch.from_numpy(end - begin)[:, None]).float()
+    return track._replace(poses=rebase(track.poses, track.windows, windows), windows=windows)
+
+
+def progress(doing: str, part: Part, total: int | None = None) -> tqdm:
+    """A bar over the frames of a part of a clip, with frames a second."""
+    return tqdm(desc=doing, total=part.expected if total is None else total, unit="frame", disable=None)
+
+
+_Seen = tuple[list[Window], Keypoints, list[Fraction]]
+
+
+def _stay(part: Part, eye: Eye, fit: Fit) -> Iterator[_Seen]:
+    """Windows, keypoints and times of a batch at a time, in the window that `fit` says."""
+    with closing(ahead(_middles(part, eye.size, fit))) as squares:
+        while batch := list(islice(squares, eye.batches.size)):
+            images, windows, times = zip(*batch)
+            yield list(windows), eye(images), list(times)
+
+
+def _middles(part: Part, size: int, fit: Fit) -> Iterator[tuple[np.ndarray, Window, Fraction]]:
+    """Squares of frames, where they stand, and times."""
+    for image, time in part:
+        height, width = image.shape[:2]
+        window = whole(width, height, fit)
+        yield cut(image, window, size), relative_window(window, width, height), time
+
+
+def _follow(part: Part, eye: Eye) -> Iterator[_Seen]:
+    """Windows, keypoints and times of a frame at a time, in a window that follows the keypoints."""
+    follow = Follower(eye, part.frames.path.name)
+    with closing(ahead(part, depth=8)) as frames:
+        for image, time in frames:
+            window, keypoints = follow(image, float(time))
+            yield [relative_window(window, image.shape[1], image.shape[0])], keypoints, [time]
+
+
+class Follower:
+    """Finds the window of each frame of a clip, in the order of time; a frame's window depends on those before alone.
+
+    Args:
+        eye: Finds keypoints.
+        name: Of the clip, for warnings.
+    """
+
+    def __init__(self, eye: Eye, name: str) -> None:
+        self.eye, self.name = eye, name
+        self.window: Window | None = None
+        self.offset, self.ratio = torch.zeros(2), 1.0
+        self.sides = (0.0, math.inf)
+        self.time, self.patience = 0.0, 1.0
+        self.seen = self.searched = -math.inf
+
+    def __call__(self, image: np.ndarray, time: float) -> tuple[Window, Keypoints]:
+        """The window of a frame and its keypoints (1, K, 2) therein."""
+        if time - max(self.seen, self.searched) > self.patience:
+            if self.window is not None:
+                self.patience *= 2  # a search costs much, and nobody may ever come
+            self.searched = time
+            self._begin(image)
+        window = inside(self.window, image.shape[1], image.shape[0])
+        found = self.eye([cut(image, window, self.eye.size)])
+        if found.confidence.mean() < DOUBT and time <= self.seen + 1:
+            window, found = self._look_around(window, image)
+        if found.confidence.mean() >= DOUBT:
+            self.seen, self.patience = time, 1.0
+            self._follow(window, found.xy[0], time - self.time, image)
+        self.time = time
+        return window, found
+
+    def _begin(self, image: np.ndarray) -> None:
+        """Take the window that a search finds, and remember how it stands to the keypoints."""
+        self.window = search(self.eye, image, self.name)
+        pose = self.eye([cut(image, self.window, self.eye.size)]).xy[0]
+        size = max(spread(pose).item(), MIN_SPREAD)
+        self.offset, self.ratio = -pose.mean(0) / size, 2 / size
+        side = self.window.side
+        whole_frame = side == min(image.shape[:2])
+        self.sides = (side, side) if whole_frame else (0.7 * side, 1.4 * side)
+
+    def _look_around(self, window: Window, image: np.ndarray) -> tuple[Window, Keypoints]:
+        """The window nearby in which the model is most certain, and its keypoints."""
+        windows = [Window(window.x + x * window.side, window.y + y * window.side, window.side) for x, y in AROUND]
+        windows = [inside(there, image.shape[1], image.shape[0]) for there in windows]
+        found = self.eye([cut(image, there, self.eye.size) for there in windows])
+        best = int(found.confidence.mean(1).argmax())
+        return windows[best], Keypoints(found.xy[best : best + 1], found.confidence[best : best + 1])
+
+    def _follow(self, window: Window, pose: Tensor, elapsed: float, image: np.ndarray) -> None:
+        """Move the window to where it stands to this pose as it did to the first."""
+        size = max(spread(pose).item(), MIN_SPREAD) * window.side / 2
+        x, y = (torch.tensor(window[:2]) + pose.mean(0) * window.side / 2 + self.offset * size).tolist()
+        side = min(max(self.ratio * size, self.sides[0]), self.sides[1])
+        side = window.side + (1 - math.exp(-elapsed / RESIZE_SECONDS)) * (side - window.side)
+        self.window = inside(Window(x, y, side), image.shape[1], image.shape[0])
+
+
+def search(eye: Eye, image: np.ndarray, name: str) -> Window:
+    """The tightest window in which the model is certain; the middle where it does not doubt that, or is nowhere."""
+    height, width = image.shape[:2]
+    middle = whole(width, height, "crop")
+
+    def judge(windows: list[Window]) -> Keypoints:
+        return eye([cut(image, window, eye.size) for window in windows])
+
+    if judge([middle]).confidence.mean() >= DOUBT:
+        return middle
+    for share in SIDES:
+        windows = _tiles(width, height, share * min(width, height))
+        found = judge(windows)
+        index = int(found.confidence.mean(1).argmax())
+        if found.confidence[index].mean() >= CERTAIN:
+            break
+    else:
+        return middle
+    _warn_of_several(found, windows, index, name)
+    window = windows[index]
+    x, y = (torch.tensor(window[:2]) + found.xy[index].mean(0) * window.side / 2).tolist()
+    windows = [inside(Window(x, y, window.side * share), width, height) for share in TIGHTER]
+    certain = judge(windows).confidence.mean(1)
+    return windows[int((certain >= certain.max() - SLACK).nonzero().max())]
+
+
+def _tiles(width: int, height: int, side: float) -> list[Window]:
+    """Windows of a side that cover a frame and overlap by half."""
+    xs, ys = (
+        np.linspace(side / 2, length - side / 2, math.ceil(2 * (length - side) / side) + 1)
+        for length in (width, height)
+    )
+    return [Window(float(x), float(y), side) for y in ys for x in xs]
+
+
+def _warn_of_several(found: Keypoints, windows: list[Window], chosen: int, name: str) -> None:
+    """Say so if keypoints are certain in places so far apart that they belong to two objects."""
+    squares = torch.tensor(windows)[:, None]
+    corners = squares[..., :2] + found.xy * squares[..., 2:] / 2
+    low, high = corners.amin(1), corners.amax(1)
+    apart = ((low > high[chosen]) | (high < low[chosen])).any(1)
+    if (apart & (found.confidence.mean(1) >= CERTAIN)).any():
+        x, y = corners[chosen].mean(0).round().int().tolist()
+        logger.warning("%s: several may be in the picture; the one around pixel (%d, %d) is followed", name, x, y)

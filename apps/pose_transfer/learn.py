@@ -1,0 +1,320 @@
+"""Learn a kind of object that no shipped model knows, from two clips of it: `autolink-transfer … --learn MINUTES`.
+
+The frames of both clips together teach keypoints and graph (`autolink.train`), so that a keypoint can mean the same
+place on both (a warning says if it evidently does not); then the transfer network (`train.py`). How many steps each
+stage takes is decided right before it begins, from the time that a few of its steps take on this machine, and written
+into the plan; with `resume`, stages that are done are skipped and the one that was interrupted goes on exactly where
+its last checkpoint was.
+
+The run folder: `plan.json`; `frames/`, the square frames, the last tenth of each clip held out; `graph/` and
+`network/`, the run folders of the two stages; `preview.png`, their latest picture; `held_out.json`; and
+`model.safetensors`, for `autolink-transfer --model`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, NamedTuple
+
+import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from autolink import train as graph_training
+from autolink.devices import computes_bfloat16, pick_device
+from autolink.errors import UserError, command
+from autolink.losses import Features
+from autolink.training import CHECKPOINT, RunOptions, logger
+from autolink.weights import read_header, resolve
+from autolink_apps.pose_transfer import train as network_training
+from autolink_apps.pose_transfer.frames import held_out, keep_frames
+from autolink_apps.pose_transfer.model import PoseTransfer
+
+IMAGE_SIZE = 128
+"""Side of the result in pixels."""
+KEYPOINTS = 16
+GRAPH_SIZES = {128: 1e-3, 64: 2.5e-3}
+"""Image side at which the graph is learned → σ² there; the first for which there is time is taken."""
+ENOUGH_STEPS = 2500
+"""With fewer steps than this in the time there is, a smaller image teaches the graph more."""
+WIDTH = 0.25
+GRAPH_BATCH, NETWORK_BATCH = 16, 8
+LEARNING_RATE = 4e-4
+BEGINNING = "faces-transfer"
+"""The shipped network that the new one begins as: moving and blending pixels is the same for any kind of object."""
+SHARES = {"graph": 0.4, "network": 0.5}
+"""Of the minutes; what is left over goes into reading the clips, measuring speed, pictures and checkpoints."""
+SPREAD_RATIO = 2.0
+"""Poses that differ in size by more than this hardly do so for the way in which the clips are framed."""
+PROBE_STEPS = 9
+"""Steps by which the speed of a stage is measured."""
+
+Train = Callable[[RunOptions], Path]
+
+
+@dataclass
+class Options:
+    """Learn keypoints, graph and transfer network from two clips of one kind of object."""
+
+    src: Path
+    """Video, or folder of frames, of who should move."""
+    driver: Path
+    """Video, or folder of frames, of whose motion it should be."""
+    output: Path
+    """Run folder; the model in it is what `autolink-transfer --model` takes."""
+    minutes: float = 20.0
+    """How long to learn."""
+    perceptual: Features = "squeezenet"
+    """Features of both losses: squeezenet, vgg16 (ten times the work), builtin (shipped) or pyramid (weaker)."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` …"""
+    resume: bool = False
+    """Go on with the plan in the run folder."""
+
+
+class Stage(NamedTuple):
+    """What is decided about a stage before it begins."""
+
+    image_size: int
+    width: float
+    batch_size: int
+    steps: int
+    every: int
+    """Steps between pictures, and between checkpoints: about a minute."""
+
+
+@dataclass
+class Plan:
+    """What a run folder is about; a stage is None until its turn comes."""
+
+    src: str
+    driver: str
+    minutes: float
+    perceptual: Features
+    graph: Stage | None = None
+    network: Stage | None = None
+
+    def save(self, output: Path) -> None:
+        """Write `plan.json`, atomically."""
+        stages = {name: stage and stage._asdict() for name, stage in (("graph", self.graph), ("network", self.network))}
+        part = output / "plan.json.part"
+        part.write_text(json.dumps({**asdict(self), **stages}, indent=2) + "\n")
+        os.replace(part, output / "plan.json")
+
+
+def learn(
+    src: Path,
+    driver: Path,
+    minutes: float,
+    output: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    perceptual: Features = "squeezenet",
+) -> Path:
+    """Learn from two clips, and return the file of the model (`model.safetensors` in the run folder).
+
+    Args:
+        src: Video, or folder of frames, of who should move.
+        driver: The same of whose motion it should be; another individual of the same kind, framed alike.
+        minutes: How long to learn.
+        output: Run folder.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` …
+        resume: Go on with the plan in the run folder.
+        perceptual: Features of both losses.
+
+    Raises:
+        UserError: If a clip cannot be used, the run folder holds something else, or features have no weights here.
+    """
+    precision = "bf16" if computes_bfloat16(pick_device(device)) else "no"
+    asked = Plan(str(src.resolve()), str(driver.resolve()), minutes, perceptual)
+    plan = _take_up(asked, output) if resume else _begin(asked, output)
+    result, frames = output / "model.safetensors", output / "frames"
+    if result.is_file():
+        return result
+    shared: dict[str, Any] = dict(
+        data=str(frames.resolve()), perceptual=perceptual, mixed_precision=precision, learning_rate=LEARNING_RATE
+    )
+    with _computing_on(device), _preview(output):
+        if plan.graph is None:
+            plan.graph = _plan_graph(shared, 60 * minutes * SHARES["graph"], output)
+            plan.save(output)
+        graph = _run("graph", graph_training.train, _graph_options(shared, plan.graph, output), output)
+        if plan.network is None:
+            stage = Stage(IMAGE_SIZE, WIDTH, NETWORK_BATCH, 0, 0)
+            options = _network_options(shared, stage, graph, output)
+            plan.network = _timed(stage, network_training.train, options, 60 * minutes * SHARES["network"])
+            plan.save(output)
+        network = _run("network", network_training.train, _network_options(shared, plan.network, graph, output), output)
+    model = PoseTransfer.from_pretrained(network, pick_device(device))
+    numbers = held_out(model, frames)
+    (output / "held_out.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(json.dumps(numbers, indent=2))
+    _compare_spreads(*(numbers[clip]["keypoint_spread"] for clip in ("src", "driver")))
+    about = {"learned_from": {"src": src.name, "driver": driver.name, "minutes": minutes}, "held_out": numbers}
+    return model.save_pretrained(result, {**model.metadata, **about})
+
+
+def _begin(plan: Plan, output: Path) -> Plan:
+    """Keep the clips' frames in the run folder, and then the plan."""
+    if plan.src == plan.driver:
+        raise UserError(f"{plan.src} is source and driver; learning takes two clips of one kind of object")
+    if not (math.isfinite(plan.minutes) and plan.minutes > 0):
+        raise UserError(f"{plan.minutes:g} minutes of learning: expected more than 0; 20 is a good beginning")
+    if (output / "plan.json").is_file():
+        raise UserError(f"{output} already holds something learned; add --resume to go on, or name another folder")
+    keep_frames(Path(plan.src), Path(plan.driver), output / "frames", IMAGE_SIZE)
+    plan.save(output)
+    return plan
+
+
+def _take_up(asked: Plan, output: Path) -> Plan:
+    """The plan in the run folder, which must be what is asked for."""
+    path = output / "plan.json"
+    if not path.is_file():
+        raise UserError(f"--resume: there is no plan.json in {output}; leave --resume out to begin")
+    kept = json.loads(path.read_text())
+    plan = Plan(**kept | {name: kept[name] and Stage(**kept[name]) for name in ("graph", "network")})
+    for name in ("src", "driver", "minutes", "perceptual"):
+        before, now = getattr(plan, name), getattr(asked, name)
+        if before != now:
+            raise UserError(f"{output} was begun with {name} {before}, not {now}; name another folder for that")
+    return plan
+
+
+def _graph_options(shared: dict[str, Any], stage: Stage, output: Path) -> graph_training.Options:
+    return graph_training.Options(
+        **shared,
+        **_stage_options(stage),
+        output=output / "graph",
+        keypoints=KEYPOINTS,
+        thickness=GRAPH_SIZES.get(stage.image_size, max(GRAPH_SIZES.values())),
+    )
+
+
+def _network_options(shared: dict[str, Any], stage: Stage, graph: Path, output: Path) -> network_training.Options:
+    options = network_training.Options(
+        **shared,
+        **_stage_options(stage),
+        output=output / "network",
+        autolink=str(graph),
+        augment=False,
+        gan_weight=0.0,  # with this little time, more steps are worth more than a discriminator
+    )
+    shipped = read_header(resolve(BEGINNING))["config"]
+    fits = all(shipped[name] == getattr(options, name) for name in ("image_size", "width", "appearance"))
+    return replace(options, start_from=BEGINNING) if fits else options
+
+
+def _stage_options(stage: Stage) -> dict[str, Any]:
+    size = dict(image_size=stage.image_size, width=stage.width, batch_size=stage.batch_size)
+    return dict(**size, steps=stage.steps, sample_every=stage.every, save_every=stage.every)
+
+
+def _plan_graph(shared: dict[str, Any], seconds: float, output: Path) -> Stage:
+    """The graph's stage at the largest image for which there is time, or else at the smallest."""
+    for size in GRAPH_SIZES:
+        stage = Stage(size, WIDTH, GRAPH_BATCH, 0, 0)
+        stage = _timed(stage, graph_training.train, _graph_options(shared, stage, output), seconds)
+        if stage.steps >= ENOUGH_STEPS:
+            break
+    return stage
+
+
+def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> Stage:
+    """The stage with as many steps as fit into some seconds here, by the clock times in the log of a short run."""
+    print(f"measuring how long a step takes at {stage.image_size}x{stage.image_size}")
+    scratch = options.output.with_name("speed")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a trial that was interrupted
+    brief = dict(steps=PROBE_STEPS, sample_every=PROBE_STEPS, save_every=PROBE_STEPS)
+    train(replace(options, output=scratch, log_every=1, **brief))
+    log = EventAccumulator(str(scratch / "tensorboard")).Reload()
+    times = [event.wall_time for event in log.Scalars(log.Tags()["scalars"][0])]
+    shutil.rmtree(scratch)
+    step = statistics.median(after - before for before, after in pairwise(times))
+    return stage._replace(steps=max(1, round(seconds / step)), every=max(1, round(60 / step)))
+
+
+def _run(name: str, train: Train, options: RunOptions, output: Path) -> Path:
+    """A stage, or what is left of it; the file of its model."""
+    model = options.output / "model.safetensors"
+    if model.is_file() and read_header(model)["metadata"]["steps"] == options.steps:
+        return model
+    print(f"{name}: {options.steps} steps at {options.image_size}x{options.image_size}; see {output / 'preview.png'}")
+    return train(replace(options, resume=(options.output / CHECKPOINT).is_file()))
+
+
+def _compare_spreads(src: float, driver: float) -> None:
+    """Warn if keypoints lie in a knot on one clip and all over the object on the other."""
+    if max(src, driver) > SPREAD_RATIO * min(src, driver):
+        logger.warning(
+            "the source's keypoints are spread by %.2f and the driver's by %.2f (half the image's side is 1), so they "
+            "hardly mean the same on both; take more minutes, or clips that show the object alike",
+            src,
+            driver,
+        )
+
+
+@contextmanager
+def _computing_on(device: str) -> Iterator[None]:
+    """Training runs in this block compute on the device; Accelerate reads which one from the environment."""
+    if device == "auto":
+        yield
+        return
+    name, value = ("ACCELERATE_USE_CPU", "true") if device == "cpu" else ("ACCELERATE_TORCH_DEVICE", device)
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _preview(output: Path) -> Iterator[None]:
+    """While the block runs, `preview.png` is the latest picture of the two stages."""
+    ended = Event()
+
+    def follow() -> None:
+        shown = 0.0
+        while True:
+            last_look = ended.wait(1)
+            pictures = [*output.glob("graph/samples/*.png"), *output.glob("network/samples/*.png")]
+            newest = max(pictures, key=lambda path: path.stat().st_mtime, default=None)
+            if newest is not None and newest.stat().st_mtime > shown:
+                shown = newest.stat().st_mtime
+                shutil.copyfile(newest, output / "preview.png.part")
+                os.replace(output / "preview.png.part", output / "preview.png")
+            if last_look:
+                return
+
+    follower = Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+
+
+@command
+def main() -> None:
+    """Entry point of `python -m autolink_apps.pose_transfer.learn`."""
+    options = tyro.cli(Options, description=__doc__)
+    print(learn(**vars(options)))
+
+
+if __name__ == "__main__":
+    main()

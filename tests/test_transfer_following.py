@@ -1,0 +1,156 @@
+"""The window that finds and follows an object, with a detector made for the test that knows three coloured dots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from autolink.detector import Keypoints
+from autolink.video import open_frames
+from autolink_apps.pose_transfer.following import Follower, Part, look, search
+from autolink_apps.pose_transfer.framing import Window, rebase, whole
+from autolink_apps.pose_transfer.sparing import Batches
+
+DOTS = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.0, 0.6]])
+
+
+class DotEye:
+    """Finds a red, a green and a blue dot; certain if they are large in the square and all there."""
+
+    size = 64
+
+    def __init__(self) -> None:
+        self.batches, self.looked_at = Batches(4), 0
+
+    def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
+        self.looked_at += len(squares)
+        poses, certain = [], []
+        for square in squares:
+            colours = torch.from_numpy(np.asarray(square)).float()
+            # Of each colour, what the others have not; grey has nothing.
+            own = torch.stack([(colours[..., c] - colours.sum(-1) / 2).clamp(min=0) for c in range(3)])
+            mass = own.sum((1, 2))
+            middles = (torch.arange(64) + 0.5) / 32 - 1
+            pose = torch.stack([(own.sum(1) * middles).sum(1), (own.sum(2) * middles).sum(1)], -1)
+            pose = pose / mass.clamp(min=1e-3)[:, None]
+            width = (pose[1] - pose[0]).norm().item()
+            complete = mass.min() > 0.8 * mass.max() > 600  # dots that are cut off show less
+            poses.append(pose)
+            certain.append(0.9 if complete and 0.4 < width < 1.1 else 0.1)
+        return Keypoints(torch.stack(poses), torch.tensor(certain)[:, None].expand(-1, 3))
+
+
+def scene(*objects: tuple[float, float, float], width: int = 400, height: int = 240) -> np.ndarray:
+    """Grey, with objects at (x, y, size) in pixels."""
+    image = Image.new("RGB", (width, height), (128, 128, 128))
+    draw = ImageDraw.Draw(image)
+    for x, y, size in objects:
+        for (dx, dy), colour in zip(DOTS.tolist(), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+            at, r = (x + dx * size, y + dy * size), size / 4
+            draw.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=colour)
+    return np.asarray(image)
+
+
+def in_pixels(pose: torch.Tensor, window: Window) -> torch.Tensor:
+    return torch.tensor(window[:2]) + pose * window.side / 2
+
+
+def test_a_frame_that_shows_the_object_as_it_should_is_left_as_it_is() -> None:
+    assert search(DotEye(), scene((205, 118, 90)), "clip") == whole(400, 240, "crop")
+
+
+def test_a_small_object_in_a_corner_is_found_and_framed_tightly() -> None:
+    window = search(DotEye(), scene((345, 45, 18)), "clip")
+    assert abs(window.x - 345) < 12 and abs(window.y - 45) < 12
+    assert 2 * 18 / 1.1 <= window.side <= 2 * 18 / 0.4  # within what the detector is certain of
+    assert window.side < 0.6 * 2 * 18 / 0.4  # and at the tight end of it
+
+
+def test_two_objects_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    search(DotEye(), scene((80, 120, 30)), "one")
+    assert not caplog.text
+    search(DotEye(), scene((80, 120, 30), (320, 120, 30)), "two")
+    assert "two: several may be in the picture" in caplog.text
+
+
+def test_the_window_follows_and_points_stay_true() -> None:
+    follow = Follower(DotEye(), "clip")
+    sides = []
+    for number in range(50):
+        x, y, size = 60 + 2.5 * number, 60 + 0.5 * number, 20 + 0.05 * number
+        window, found = follow(scene((x, y, size)), number / 25)
+        assert found.confidence.min() > 0.5
+        error = in_pixels(found.xy[0], window) - (torch.tensor([x, y]) + DOTS * size)
+        assert error.abs().max() < 0.1 * size
+        sides.append(window.side)
+    assert abs(window.x - x) < 0.5 * window.side and sides[-1] > sides[0]
+    assert max(abs(b - a) / a for a, b in pairwise(sides)) < 0.02  # it does not jump
+
+
+def test_nobody_is_searched_for_less_and_less_often_and_may_come_later() -> None:
+    eye = DotEye()
+    follow = Follower(eye, "clip")
+    looks = []
+    for number in range(50):
+        window, _ = follow(scene(), number / 5)
+        assert window == whole(400, 240, "crop")
+        looks.append(eye.looked_at)
+    searches = [n for n, (a, b) in enumerate(zip([0, *looks], looks)) if b - a > 20]
+    assert searches[0] == 0 and 2 <= len(searches) <= 4
+    for number in range(50, 100):
+        window, found = follow(scene((100, 180, 20)), number / 5)
+        if found.confidence.min() > 0.5:
+            break
+    assert abs(window.x - 100) < 15 and abs(window.y - 180) < 15
+
+
+def test_a_cut_to_another_place_is_searched_anew() -> None:
+    follow = Follower(DotEye(), "clip")
+    for number in range(60):
+        window, found = follow(scene((60, 60, 20) if number < 10 else (330, 170, 20)), number / 25)
+    assert found.confidence.min() > 0.5 and abs(window.x - 330) < 20
+
+
+@pytest.fixture
+def moving(tmp_path: Path) -> Path:
+    for number in range(12):
+        Image.fromarray(scene((60 + 8 * number, 60, 20))).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def test_a_track_holds_each_frames_window(moving: Path) -> None:
+    with open_frames(moving) as frames:
+        track = look(Part(frames), DotEye(), "auto", "crop")
+    assert track.poses.shape == (12, 3, 2) and track.confidence.shape == (12, 3) and track.windows.shape == (12, 3)
+    fixed = rebase(track.poses, track.windows, track.windows[0])
+    travelled = (fixed[-1] - fixed[0]) * track.windows[0, 2] * 120 / 2  # 120 pixels are half the shorter side
+    assert (travelled - torch.tensor([88.0, 0.0])).abs().max() < 3
+
+
+def test_a_window_that_stays_is_the_middle(moving: Path) -> None:
+    with open_frames(moving) as frames:
+        for crop, fit, side in (("none", "crop", 2.0), ("auto", "pad", 2 * 400 / 240)):
+            track = look(Part(frames), DotEye(), crop, fit)
+            torch.testing.assert_close(track.windows, torch.tensor([[0.0, 0.0, side]]).expand(12, 3))
+
+
+def test_part_of_a_clip(moving: Path) -> None:
+    with open_frames(moving) as frames:  # 25 a second
+        times = lambda *limits: [frame.time * 25 for frame in Part(frames, *limits)]  # noqa: E731
+        assert times() == list(range(12))
+        assert times(0.1, 0.3) == [3, 4, 5, 6, 7]
+        assert times(Fraction(2, 25), Fraction(6, 25), 2) == [2, 3]
+        assert [Part(frames, *limits).expected for limits in [(), (0.1, 0.3), (0.2,), (0, None, 4), (9,)]] == [
+            12,
+            6,
+            7,
+            4,
+            0,
+        ]

@@ -1,0 +1,109 @@
+"""Pairs of frames of one clip, and their augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autolink import UserError
+from autolink.data.synthetic import SyntheticFigures
+from autolink.training import SeededBatches
+from autolink_apps.pose_transfer.pairs import FramePairs, augment
+
+
+class Frames:
+    """A data set of `Sample`-like frames that knows its clips."""
+
+    name = "frames"
+
+    def __init__(self, clips: list[str]) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+def test_pairs_are_two_frames_of_one_clip(caplog: pytest.LogCaptureFixture) -> None:
+    frames = Frames(["a", "b", "a", "lonely", "a", "b", "", ""])
+    pairs = FramePairs(frames)
+    assert "left out 3 of 8 frames" in caplog.text
+    drawn = [pairs.indices(index) for index in range(len(pairs))]
+    assert all(frames.clips[source] == frames.clips[driving] and source != driving for source, driving in drawn)
+    assert {driving for _, driving in drawn[:5]} == {0, 1, 2, 4, 5}  # each frame once before any comes again
+    assert set(drawn) == {(1, 5), (5, 1)} | {(s, d) for s in (0, 2, 4) for d in (0, 2, 4) if s != d}
+
+
+def test_pairs_depend_on_index_and_seed_alone() -> None:
+    def drawn(seed: int) -> list[tuple[int, int]]:
+        pairs = FramePairs(Frames(["a"] * 30), seed)
+        return [pairs.indices(index) for index in reversed(range(100))]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_clips_of_one_frame_are_an_error() -> None:
+    with pytest.raises(UserError, match="two frames"):
+        FramePairs(Frames(["a", "b", ""]))
+
+
+def test_pairs_of_synthetic_figures_show_one_figure() -> None:
+    frames = SyntheticFigures(32, "val", length=16)
+    source, driving = FramePairs(frames)[3]
+    assert source.shape == driving.shape == (3, 32, 32) and source.dtype == torch.uint8
+    assert torch.equal(driving, frames[3].image) and not torch.equal(source, driving)
+
+
+def test_pairs_of_real_faces_show_one_person(real_data: Path) -> None:
+    from autolink.data import open_data
+
+    frames = open_data("faces", 32, "val", real_data)
+    pairs = FramePairs(frames)
+    names = [[Path(frames[i].name).stem.rsplit("_", 1)[0] for i in pairs.indices(n)] for n in range(0, 500, 25)]
+    assert all(source.rstrip("0123456789") == driving.rstrip("0123456789") for source, driving in names)
+
+
+def test_a_batch_shows_several_people() -> None:
+    frames = Frames([f"clip {number // 20}" for number in range(200)])
+    pairs = FramePairs(frames)
+    for batch, _ in zip(SeededBatches(len(pairs), 8, seed=0), range(20)):
+        assert len({frames.clips[pairs.indices(index)[1]] for index in batch}) > 2
+
+
+def test_both_frames_of_a_pair_change_alike_and_pairs_differ() -> None:
+    images = SyntheticFigures(32, length=8)[0].image.float().expand(12, 3, 32, 32) / 127.5 - 1
+    source, driving = augment(images, images, torch.Generator().manual_seed(0))
+    assert torch.equal(source, driving) and source.shape == images.shape
+    assert source.min() >= -1 and source.max() <= 1
+    assert len({one.numpy().tobytes() for one in source}) > 9  # draws of their own
+    mirrored = (source - images.flip(-1)).abs().mean((1, 2, 3)) < (source - images).abs().mean((1, 2, 3))
+    assert 2 <= mirrored.sum() <= 10
+
+
+def test_augmented_frames_still_differ_by_the_motion() -> None:
+    """A figure one pixel further: wherever it is moved, the second frame is the first one moved a little."""
+    images = torch.zeros(16, 3, 32, 32)
+    images[:, :, 8:24, 8:24] = 0.5
+    moved = images.roll(1, -1)
+    source, driving = augment(images, moved, torch.Generator().manual_seed(1))
+    centres = []
+    grid = torch.linspace(-1, 1, 32)
+    for frames in (source, driving):
+        mass = frames - frames[:, :, :1, :1]  # without the background, whose colour may have changed
+        weights = mass.mean(1).clamp(min=0) + 1e-6
+        centres.append((weights * grid).sum((1, 2)) / weights.sum((1, 2)))
+    distance = (centres[1] - centres[0]).abs() / (grid[1] - grid[0])
+    assert ((distance > 0.8) & (distance < 1.2)).all()
+
+
+def test_augmentation_depends_on_its_generator_alone() -> None:
+    images, others = torch.rand(2, 4, 3, 16, 16) * 2 - 1
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = augment(images, others, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    again, different = (augment(images, others, torch.Generator().manual_seed(seed)) for seed in (3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert not torch.equal(first[0], different[0])
