@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +22,13 @@ from torch.nn import functional
 from torchvision import models
 
 from autolink.errors import UserError
-from autolink.layers import down
-from autolink.weights import read_tensors
+from autolink.layers import conv, down
+from autolink.weights import PretrainedModel, read_tensors, shipped_file
 
-Features = Literal["vgg16", "squeezenet", "pyramid"]
+Features = Literal["vgg16", "squeezenet", "builtin", "pyramid"]
 Norm = Literal["l1", "l2"]
+
+Layers = TypeVar("Layers", bound=nn.Module)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,8 +38,8 @@ class PerceptualLoss(nn.Module):
     """Distance between images as a frozen feature extractor sees them.
 
     Args:
-        features: `vgg16` (ReLU 1_2, 2_2, 3_3, 4_3; the paper's), `squeezenet` (a tenth of the work), or `pyramid`
-            (pixels and gradients over scales; needs no weights and learns far less).
+        features: `vgg16` (ReLU 1_2, 2_2, 3_3, 4_3; the paper's), `squeezenet` (a tenth of the work), `builtin` (shipped
+            with this package, taught by SqueezeNet), or `pyramid` (pixels and gradients over scales; learns far less).
         norm: `l1` (official code) or `l2` (Eq. 6) between features.
         input_size: Side to which images are resized before the extractor; None leaves them as they are. The official
             code uses 224 with VGG16.
@@ -49,6 +53,8 @@ class PerceptualLoss(nn.Module):
         self.features: nn.Module
         if features == "pyramid":
             self.features = PyramidFeatures()
+        elif features == "builtin":
+            self.features = BuiltinFeatures.from_pretrained(shipped_file("features"))
         elif features == "vgg16":
             # ReLU 1_2, 2_2, 3_3 and 4_3 by their place in torchvision's list.
             network = models.vgg16().features[:23]
@@ -93,6 +99,25 @@ class PerceptualLoss(nn.Module):
         if self.input_size is not None and self.input_size != images.shape[-1]:
             images = functional.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False)
         return self.features(images)
+
+
+def lpips_distance() -> nn.Module:
+    """LPIPS 0.1 on SqueezeNet: from two (B, 3, S, S) in [−1, 1] to (B, 1, 1, 1); frozen.
+
+    The ImageNet weights are found as for `PerceptualLoss`; the package brings those that were calibrated.
+
+    Raises:
+        UserError: If the weights are neither on this machine nor to be downloaded.
+    """
+    import lpips  # seconds, which training need not wait
+
+    features = PerceptualLoss("squeezenet").features.layers.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision as one did before its 0.13
+        distance = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    trunk = distance.net  # its layers keep torchvision's numbers within slices: slice3.6.squeeze.weight
+    trunk.load_state_dict({name: features[name.split(".", 1)[1]] for name in trunk.state_dict()})
+    return distance.requires_grad_(False)
 
 
 def mean_difference(predicted: Tensor, target: Tensor, power: int) -> Tensor:
@@ -156,14 +181,75 @@ class NetworkFeatures(nn.Module):
         return stages
 
     def _layers_for(self, x: Tensor) -> nn.Sequential:
-        """The layers in the precision of autocast, converted once: autocast converts frozen weights at each use."""
-        kind = x.device.type
-        if not torch.is_autocast_enabled(kind):
-            return self.layers
-        key = (x.device, torch.get_autocast_dtype(kind))
-        if key not in self.copies:
-            self.copies[key] = copy.deepcopy(self.layers).to(*key, memory_format=torch.channels_last)
-        return self.copies[key]
+        return _in_autocast_precision(self.layers, x, self.copies)
+
+
+def _in_autocast_precision(layers: Layers, x: Tensor, copies: dict[tuple[torch.device, torch.dtype], Layers]) -> Layers:
+    """Frozen layers in the precision of autocast, converted once: autocast would convert them at each use."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return layers
+    key = (x.device, torch.get_autocast_dtype(kind))
+    if key not in copies:
+        copies[key] = copy.deepcopy(layers).to(*key, memory_format=torch.channels_last)
+    return copies[key]
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """What `BuiltinFeatures` is built from."""
+
+    channels: tuple[int, ...] = (32, 64, 128, 224)
+    """Channels of the layers of each stage; a stage begins with a convolution of stride 2."""
+    depths: tuple[int, ...] = (0, 1, 2, 2)
+    """Further convolutions of each stage."""
+    outputs: tuple[int, ...] = (64, 128, 256, 512)
+    """Feature maps of each stage, as many as the teacher has."""
+
+
+class BuiltinFeatures(PretrainedModel):
+    """A small network that predicts SqueezeNet's four stages; `autolink.distil` trains it.
+
+    Each stage is computed by 3×3 convolutions from the one before, and read out by a 1×1 convolution. Sizes are
+    SqueezeNet's: convolutions of stride 2 have no padding.
+    """
+
+    task = "features"
+    Config = FeaturesConfig
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        super().__init__(config)
+        inputs = (3, *config.channels)
+        self.layers = nn.ModuleDict(
+            {
+                "stages": nn.ModuleList(_stage(*sizes) for sizes in zip(inputs, config.channels, config.depths)),
+                "heads": nn.ModuleList(
+                    nn.Sequential(nn.Conv2d(i, o, kernel_size=1), nn.ReLU(inplace=True))
+                    for i, o in zip(config.channels, config.outputs)
+                ),
+            }
+        )
+        self.copies: dict[tuple[torch.device, torch.dtype], nn.ModuleDict] = {}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, C, h, w) of images (B, 3, S, S) in [−1, 1]."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        layers = self.layers if self.training else _in_autocast_precision(self.layers, x, self.copies)
+        features = []
+        for stage, head in zip(layers["stages"], layers["heads"]):
+            x = stage(x)
+            features.append(head(x))
+        return features
+
+
+def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel_size=3, stride=2), nn.ReLU(inplace=True)]
+    for _ in range(depth):
+        layers += [conv(outputs, outputs), nn.ReLU(inplace=True)]
+    for layer in layers[::2]:
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
 
 
 class PyramidFeatures(nn.Module):
@@ -208,7 +294,7 @@ def _load_features(name: str, wanted: set[str]) -> dict[str, Tensor]:
             raise UserError(
                 f"the {name} weights are not on this machine and could not be downloaded; put {original} from "
                 f"{release.url} into {folders[0] if folders else cache} (or set AUTOLINK_WEIGHTS to its folder), or "
-                "run with --perceptual pyramid, which needs no weights but learns less"
+                "run with --perceptual builtin, whose weights are shipped"
             ) from error
     state = {key.removeprefix("features."): value for key, value in state.items()}
     missing = wanted - set(state)

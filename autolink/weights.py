@@ -145,6 +145,19 @@ def manifest() -> dict[str, dict[str, Any]]:
     return json.loads((pretrained_folder() / "manifest.json").read_text())
 
 
+def shipped_file(name: str) -> Path:
+    """The file of a shipped model, whatever lies under that name in the working directory.
+
+    Raises:
+        UserError: If it is missing, or its checksum is wrong.
+    """
+    shipped = manifest()[name]
+    path = pretrained_folder() / shipped["file"]
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != shipped["sha256"]:
+        raise UserError(f"{path} is missing or not the file that was shipped (sha256 differs); install autolink again")
+    return path
+
+
 def resolve(source: str | Path) -> Path:
     """The file that a model's source names.
 
@@ -156,14 +169,8 @@ def resolve(source: str | Path) -> Path:
         return path
     if path.is_dir():
         return _only_model(path)
-    shipped = manifest().get(str(source))
-    if shipped is not None:
-        path = pretrained_folder() / shipped["file"]
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != shipped["sha256"]:
-            raise UserError(
-                f"{path} is missing or not the file that was shipped (sha256 differs); install autolink again"
-            )
-        return path
+    if str(source) in manifest():
+        return shipped_file(str(source))
     if not _looks_like_hub_id(str(source)):
         raise UserError(
             f"no model '{source}': it is neither a file, nor a folder, nor a shipped name ({', '.join(manifest())})"

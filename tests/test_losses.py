@@ -1,13 +1,18 @@
 """Perceptual losses: what they measure, where their weights come from, what is said when they cannot be had."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.stats import spearmanr
 from torch.nn import functional
 from torchvision import models
 
 from autolink import UserError
+from autolink.data import open_data
 from autolink.losses import PerceptualLoss, mean_difference
+from autolink.scenes import damaged
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def test_missing_weights_are_one_line_that_says_what_to_do(name, no_weights):
         PerceptualLoss(name)
     message = str(caught.value)
     assert "\n" not in message and name in message and ".pth" in message
-    assert str(no_weights / "weights") in message and "--perceptual pyramid" in message
+    assert str(no_weights / "weights") in message and "--perceptual builtin" in message
 
 
 def test_vgg16_taps_the_published_layers(no_weights):
@@ -73,6 +78,40 @@ def test_squeezenet_against_torchvision_itself(no_weights):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = network.features.eval()((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     assert torch.allclose(PerceptualLoss("squeezenet").features(images * 2 - 1)[-1], expected, atol=1e-5)
+
+
+def test_builtin_needs_nothing_but_the_package_and_no_folder_of_its_name_misleads_it(no_weights, monkeypatch):
+    (no_weights / "features").mkdir()
+    monkeypatch.chdir(no_weights)
+    loss = PerceptualLoss("builtin")
+    target = figures(2)
+    predicted = torch.zeros_like(target, requires_grad=True)
+    loss(predicted, target).backward()
+    exact = loss(predicted, target).item()
+    assert exact > 0 and loss(target, target) == 0 and not any(p.requires_grad for p in loss.parameters())
+    assert predicted.grad.isfinite().all() and (predicted.grad.abs().sum((1, 2, 3)) > 0).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(predicted, target).item() == pytest.approx(exact, rel=0.05)
+
+
+def test_builtin_orders_distances_as_squeezenet_does():
+    """Better than pixels and gradients do, on figures that the teacher's pupil never saw."""
+    if not os.environ.get("AUTOLINK_WEIGHTS"):
+        pytest.skip("needs SqueezeNet's weights: set AUTOLINK_WEIGHTS to their folder")
+    images = figures(24)
+    copies = damaged(images, torch.Generator().manual_seed(1))
+    distances = {}
+    for name in ("squeezenet", "builtin", "pyramid"):
+        loss = PerceptualLoss(name)
+        distances[name] = [loss(a, b).item() for a, b in zip(copies.split(1), images.split(1))]
+    agreement = {name: spearmanr(values, distances["squeezenet"]).statistic for name, values in distances.items()}
+    assert agreement["builtin"] > 0.9 and agreement["builtin"] > agreement["pyramid"]
+
+
+def figures(count):
+    """Held-out synthetic figures (count, 3, 64, 64) in [−1, 1]."""
+    data = open_data("synthetic", 64, "test")
+    return torch.stack([data[9 * index].image for index in range(count)]) / 127.5 - 1
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])

@@ -11,6 +11,7 @@ import torch
 
 from autolink import AutoLink, UserError, weights
 from autolink.data import open_data
+from autolink.losses import BuiltinFeatures
 from autolink.pretrained import add
 from autolink.weights import manifest, pretrained_folder, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
@@ -36,6 +37,10 @@ def answer(name: str) -> list[float]:
         gan = ConditionalGAN.from_pretrained(name)
         z = torch.linspace(-2, 2, 2 * NOISE_SIZE).sin().view(2, NOISE_SIZE)
         made = gan.sample(gan.poses[:2], z).mean((2, 3)).flatten()
+    elif task == "features":
+        features = BuiltinFeatures.from_pretrained(name)
+        with torch.no_grad():
+            made = torch.cat([stage.mean((1, 2, 3)) for stage in features(pictures(64) * 2 - 1)])
     else:
         transfer = PoseTransfer.from_pretrained(name)
         images = pictures(transfer.config.image_size)

@@ -73,7 +73,7 @@ class Options:
     """Run folder; the model in it is what `autolink-transfer --model` takes."""
     minutes: float = 20.0
     """How long to learn."""
-    perceptual: Features = "squeezenet"
+    perceptual: Features = "builtin"
     """Features of both losses: squeezenet, vgg16 (ten times the work), builtin (shipped) or pyramid (weaker)."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` …"""
@@ -119,7 +119,7 @@ def learn(
     *,
     device: str = "auto",
     resume: bool = False,
-    perceptual: Features = "squeezenet",
+    perceptual: Features = "builtin",
 ) -> Path:
     """Learn from two clips, and return the file of the model (`model.safetensors` in the run folder).
 
