@@ -91,9 +91,9 @@ class Options(RunOptions):
     """Weight γ of the R1 penalty, γ/2 · |∇D|². More on few or large images, less on many."""
     r1_every: int = 16
     """Steps from one R1 penalty to the next, weighted up accordingly."""
-    pose_weight: float = 0.0
+    pose_weight: float = 10.0
     """Weight of the distance, as a share of the image's side, between the keypoints asked for and those that the frozen
-    AutoLink finds in what the generator makes; 0 leaves the pose to the discriminator."""
+    AutoLink finds in what the generator makes; 0 leaves the pose to the discriminator, as the paper does."""
     ema_images: int = 10_000
     """Images after which the averaged generator has forgotten half; fewer while training begins."""
     discriminator: Literal["conditional", "unconditional"] = "conditional"
