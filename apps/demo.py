@@ -54,12 +54,11 @@ def demo(output: Path) -> None:
     save_png(portrait, image)
     clip = turning(image, FRAMES)
     write_video(driver, clip.permute(0, 2, 3, 1).numpy(), Fraction(25))
-    for number in range(0, FRAMES, FRAMES // 4):
-        save_png(output / f"input/poses/{number:02}.png", clip[number])
 
     run("autolink", "detect", "--numbered", "--output", detected, portrait, driver)
-    run("autolink-sample", "--pose", output / "input/poses", "--output", sampled)
-    run("autolink-transfer", "--src", sampled / "00_02.png", "--driver", driver, "--output", moved)
+    run("autolink-sample", "--output", sampled)
+    face = sorted(sampled.glob("pose-*_01.png"))[3]  # one that looks at the viewer
+    run("autolink-transfer", "--src", face, "--driver", driver, "--output", moved)
 
     overview = save_png(output / "overview.png", picture(output))
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from autolink.errors import UserError
@@ -119,6 +120,7 @@ def measurements_figure(runs: Sequence[Path], panels: Mapping[str, Mapping[str, 
                 _curve(axes, lines, key, images_a_step, color=colour, markersize=3, **dashes)
         axes.set(xlabel="images seen", ylabel=panel)
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
         axes.legend(axes.lines[: len(keys)], keys.values(), fontsize="small")
     if len(runs) > 1:
