@@ -75,7 +75,7 @@ class Run(RunOptions):
 def adapt(
     model: str,
     source: Annotated[Path, tyro.conf.arg(name="src")],
-    steps: int = 200,
+    steps: int = 700,
     output: Path = Path("runs/adapted"),
     *,
     device: str = "auto",
