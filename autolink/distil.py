@@ -111,11 +111,11 @@ def distil(options: Options) -> Path:
                 errors = disagreement(student, teacher, *(x.to(device) for x in pairs))
             log.numbers(step, {f"held_out_{name}": value.item() for name, value in errors.items()})
         if step % options.save_every == 0 or last:
-            save_checkpoint(accelerator, options.output, step, modules, optimizers)
             if accelerator.is_main_process:
                 about = {"data": ", ".join(options.data), "steps": step, "torch": torch.__version__}
                 about["options"] = as_json(options)
                 accelerator.unwrap_model(student).save_pretrained(options.output, about)
+            save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
     accelerator.wait_for_everyone()

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from autolink.data.sample import evenly
 from autolink.errors import UserError
 from autolink.model import AutoLink
 
@@ -195,7 +196,7 @@ def detect_spread(model: AutoLink, data: Dataset, count: int, batch_size: int = 
     count = min(count, len(data))
     if count < 1:
         raise UserError(f"no image to look at: {count} wanted of the {len(data)} in the held-out part of the data")
-    picked = Subset(data, [i * len(data) // count for i in range(count)])
+    picked = Subset(data, evenly(len(data), count))
     device = model.edge_weights.device
     parts = []
     for sample in DataLoader(picked, batch_size):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
+from autolink.data.sample import evenly
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss
@@ -286,10 +287,9 @@ def _examine(
 
 def _first_images(data: torch.utils.data.Dataset, device: torch.device) -> Tensor:
     """Up to `HELD_OUT` images spread evenly over a data set, in [−1, 1]."""
-    count = min(HELD_OUT, len(data))
-    if count == 0:
+    picked = [data[place].image for place in evenly(len(data), HELD_OUT)]
+    if not picked:
         raise UserError("the held-out split of the data is empty; a data set needs at least two images")
-    picked = [data[i * len(data) // count].image for i in range(count)]
     return to_network(torch.stack(picked), device)
 
 

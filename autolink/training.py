@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +136,15 @@ def seeded_generator(seed: int, step: int, rank: int, stream: str) -> torch.Gene
     """A CPU generator for one use (`stream`) in one step of one process, independent of all others."""
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}/{stream}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@contextmanager
+def global_draws(generator: torch.Generator) -> Iterator[None]:
+    """Seed the global CPU generator, from which some libraries draw, for this block; after it, it is as before."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class SeededBatches(Sampler[list[int]]):

@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from kornia.color import rgb_to_yuv, yuv_to_rgb
 from torch import Tensor, nn
 
+from autolink.training import global_draws
+
 TARGET = 0.6
 """What E[sign(D(real))] is held at; 0 is a discriminator that guesses, 1 one that knows every image."""
 HORIZON = 500_000
@@ -56,9 +58,7 @@ class AdaptiveAugmentation:
         """
         if self.probability == 0:
             return images
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
-            torch.default_generator.manual_seed(seed)
+        with global_draws(generator):  # kornia's
             moved = self.places(images)
             colours = self.colours((moved[:, :3] + 1) / 2) * 2 - 1  # kornia's brightness and contrast are of [0, 1]
         colours = change_chroma(colours, self.probability, generator)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autolink.data.sample import Sample, SampleSet, spread
+from autolink.data.sample import Sample, SampleSet, evenly, spread
 from autolink.geometry import pixel_grid
 from autolink.graph import detect_spread
 from autolink.metrics import Labelled, visible_error
@@ -58,8 +58,7 @@ def two_poses(data: SampleSet, count: int) -> tuple[list[Sample], list[Sample], 
     if not known:
         samples = spread(data, count)
         return samples, samples[1:] + samples[:1], False
-    count = min(count, len(known))
-    picked = [known[number * len(known) // count] for number in range(count)]
+    picked = [known[place] for place in evenly(len(known), count)]
     return [data[indices[0]] for indices in picked], [data[indices[-1]] for indices in picked], True
 
 

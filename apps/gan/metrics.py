@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset
 from torchvision import models
 
 from autolink.data import Sample
-from autolink.data.sample import SampleSet
+from autolink.data.sample import SampleSet, evenly
 from autolink.errors import UserError
 from autolink.losses import NetworkFeatures
 from autolink.masking import patch_mask
@@ -268,9 +268,9 @@ def share(data: SampleSet | IterableDataset[Sample], count: int, rank: int, worl
         for group in zip(*[iter(islice(data, count))] * world):
             yield group[rank].image
         return
-    count = min(count, len(data))
-    for number in range(rank, count // world * world, world):
-        yield data[number * len(data) // count].image
+    places = evenly(len(data), count)
+    for place in places[rank : len(places) // world * world : world]:
+        yield data[place].image
 
 
 def chunks(images: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from autolink.data import Sample
+from autolink.data.sample import evenly
 from autolink.errors import UserError, command
 from autolink.images import square
 from autolink.losses import Features, PerceptualLoss
@@ -202,8 +203,8 @@ class Examination:
         self, accelerator: Accelerator, model: PoseTransfer, perceptual: PerceptualLoss, known: Tensor, held_out: Tensor
     ) -> None:
         self.accelerator, self.perceptual = accelerator, perceptual
-        self.wanted = to_network(_spread(held_out, HELD_OUT), accelerator.device)
-        sources = to_network(_spread(known, len(self.wanted)), accelerator.device)
+        self.wanted = to_network(held_out[evenly(len(held_out), HELD_OUT)], accelerator.device)
+        sources = to_network(known[evenly(len(known), len(self.wanted))], accelerator.device)
         self.inputs = network_inputs(accelerator, model, sources, self.wanted)
         self.before = paint(accelerator, model, self.inputs)
         nearest = nearest_frames(model.autolink, known, self.inputs.driving_keypoints)
@@ -296,12 +297,6 @@ def nearest_frames(autolink: AutoLink, frames: Tensor, poses: Tensor) -> Tensor:
     batches = (batch.to(poses.device).float() / 255 for batch in frames.split(32))
     found = torch.cat([autolink.detect(batch).xy for batch in batches])
     return frames[torch.cdist(poses.flatten(1), found.flatten(1)).argmin(1).cpu()]
-
-
-def _spread(frames: Tensor, count: int) -> Tensor:
-    """Up to `count` frames at even distances."""
-    count = min(count, len(frames))
-    return frames[[index * len(frames) // count for index in range(count)]]
 
 
 @command

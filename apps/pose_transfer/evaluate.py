@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.data import SampleSet, open_data
+from autolink.data.sample import evenly
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.graph import detect_spread, maximum_spanning_tree
@@ -191,8 +192,7 @@ class Clips:
                 f"{parts[0].name}: no clip of two frames or more in the part to judge on; expected videos, folders of "
                 "frames, or names like walk_001.png (--part all takes what training would, too)"
             )
-        count = min(judge.options.max_clips, len(found))
-        self.members = [found[i * len(found) // count] for i in range(count)]
+        self.members = [found[place] for place in evenly(len(found), judge.options.max_clips)]
         self.landmark_count = parts[0].landmark_count
 
     def __len__(self) -> int:

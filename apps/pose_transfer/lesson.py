@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autolink.adversarial import discriminator_loss, generator_loss, r1_penalty
+from autolink.data.sample import evenly
 from autolink.losses import PerceptualLoss
 from autolink.visualize import edge_map_image, image_grid, to_uint8
 
@@ -137,8 +138,7 @@ def errors(
 
 def picture(inputs: Inputs, driving: Tensor, *made: Tensor) -> Tensor:
     """Some pairs at even distances, a row each: source | driving | edge map | what was made; (3, H, W) uint8."""
-    count = min(AT_ONCE, len(driving))
-    shown = [index * len(driving) // count for index in range(count)]
+    shown = evenly(len(driving), AT_ONCE)
     images = [(part[shown] + 1) / 2 for part in (inputs.images, driving, *made)]
     images.insert(2, edge_map_image(inputs.driving_edge_map[shown]))
     rows = torch.stack([to_uint8(image) for image in images], dim=1).flatten(0, 1)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autolink.data import SampleSet
+from autolink.data.sample import evenly
 from autolink.errors import UserError
+from autolink.training import global_draws
 
 PARTNERS = 100
 """Pairs in one round of the data for each frame; a short clip has fewer partners to offer and repeats
@@ -80,8 +82,7 @@ class FramePairs(Dataset[Pair]):
 
     def spread(self, count: int) -> list[Pair]:
         """Up to `count` pairs with driving frames spread evenly over the data: always the same ones."""
-        count = min(count, len(self.members))
-        return [self[i * len(self.members) // count] for i in range(count)]
+        return [self[place] for place in evenly(len(self.members), count)]
 
 
 def augment(source: Tensor, driving: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -98,9 +99,7 @@ def augment(source: Tensor, driving: Tensor, generator: torch.Generator) -> tupl
     Returns:
         Both, changed, in [−1, 1].
     """
-    seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
-        torch.default_generator.manual_seed(seed)
+    with global_draws(generator):  # kornia's
         moved = _PLACES(torch.cat([source, driving], dim=1))  # as channels of one image they move as one,
         coloured = _COLOURS(torch.cat(moved.chunk(2, dim=1), dim=3) / 2 + 0.5)  # side by side they get one colour
     source, driving = (frames.contiguous(memory_format=torch.channels_last) for frames in coloured.chunk(2, dim=3))

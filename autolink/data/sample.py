@@ -53,5 +53,10 @@ def spread(data: SampleSet | IterableDataset[Sample], count: int) -> list[Sample
     """Up to `count` samples spread evenly over a data set; of a stream, the first."""
     if isinstance(data, IterableDataset):
         return list(islice(data, count))
-    count = min(count, len(data))
-    return [data[index * len(data) // count] for index in range(count)]
+    return [data[place] for place in evenly(len(data), count)]
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """Up to `count` of the indices 0 to `total` − 1, at even distances from 0 on."""
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
