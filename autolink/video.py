@@ -21,11 +21,11 @@ from __future__ import annotations
 import itertools
 import re
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -35,7 +35,7 @@ from PIL import Image, ImageOps
 from autolink import media
 from autolink.errors import UserError
 from autolink.images import IMAGE_SUFFIXES, to_rgb
-from autolink.video_output import FolderWriter, FrameOutput
+from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times
 from autolink.video_writer import VideoWriter, check_output
 
 __all__ = [
@@ -48,7 +48,9 @@ __all__ = [
     "VideoFrame",
     "VideoReader",
     "VideoWriter",
+    "check_begun",
     "check_output",
+    "is_complete",
     "open_frames",
     "open_output",
     "write_video",
@@ -117,7 +119,9 @@ class FrameSource:
 
 
 def open_frames(path: Path | str) -> FrameSource:
-    """Frames of a video, of a picture (one), or of a folder of pictures (in the order 1, 2, 10; 25 a second).
+    """Frames of a video, of a picture (one), or of a folder of pictures (in the order 1, 2, 10).
+
+    Pictures are shown when a `times.csv` in their folder says, as `FolderWriter` writes it, else 25 a second.
 
     Raises:
         UserError: nothing there, or nothing in it that can be read.
@@ -138,14 +142,16 @@ class ImageFrames(FrameSource):
         if not self._files:
             raise UserError(f"{path}: no pictures in this folder; expected a video or pictures")
         self.height, self.width = _read_image(self._files[0]).shape[:2]
-        self.frame_rate = DEFAULT_FRAME_RATE
         self.frame_count = len(self._files)
+        times = read_times(self.path, self._files)
+        self._times = times or [index / DEFAULT_FRAME_RATE for index in range(self.frame_count)]
+        self.frame_rate = (self.frame_count - 1) / self._times[-1] if self._times[-1] else DEFAULT_FRAME_RATE
         self.duration = self.frame_count / self.frame_rate
         self.has_audio = False
 
     def _frames(self) -> Generator[VideoFrame, None, None]:
-        for index, file in enumerate(self._files):
-            yield VideoFrame(_read_image(file), index / self.frame_rate)
+        for file, time in zip(self._files, self._times):
+            yield VideoFrame(_read_image(file), time)
 
 
 class VideoReader(FrameSource):
@@ -213,6 +219,7 @@ def open_output(
     *,
     audio_start: Fraction | float = 0,
     resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> FrameOutput:
     """Where to write frames to: `.mp4`, `.webm`, `.gif`, or, without a suffix, a folder of PNG files.
 
@@ -226,13 +233,17 @@ def open_output(
         audio_start: seconds after the first picture of `audio_from` that are time 0 here instead.
         resume: go on from what an interrupted output of the same settings has left, if it has left anything:
             `written` says how many frames are there already and are not to be written again.
+        settings: what else the frames depend on, as JSON has it, by names that a user knows: an interrupted output
+            goes on with the same settings alone.
 
     Raises:
         UserError: the path or `audio_from` cannot be used, or what was left is not the beginning of such an output.
     """
     check_output(path)
     writer = VideoWriter if Path(path).suffix else FolderWriter
-    return writer(path, width, height, frame_rate, audio_from, audio_start=audio_start, resume=resume)
+    return writer(
+        path, width, height, frame_rate, audio_from, audio_start=audio_start, resume=resume, settings=settings
+    )
 
 
 def write_video(

@@ -1,13 +1,23 @@
-"""What all ways of writing frames have in common, and the plainest of them: a folder of numbered pictures."""
+"""What all ways of writing frames have in common, and the plainest of them: a folder of numbered pictures.
+
+As long as an output is unfinished, a small file beside it (`begun_file`) says what it was begun with; it goes on with
+the same alone.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +27,42 @@ from autolink.errors import UserError
 from autolink.images import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
+
+_TIMES = "times.csv"
+
+
+def begun_file(path: Path) -> Path:
+    """Where it says what an unfinished output was begun with; of a finished one there is no such file."""
+    return path / "part.json" if path.is_dir() else path.with_name(f"{path.name}.part.json")
+
+
+def is_complete(path: Path | str) -> bool:
+    """Whether an output of this name is there and finished."""
+    path = Path(path)
+    return path.is_file() or ((path / _TIMES).is_file() and not begun_file(path).is_file())
+
+
+def check_begun(path: Path | str, settings: Mapping[str, Any]) -> None:
+    """Whether an output can go on with these settings: to know before the work begins.
+
+    Raises:
+        UserError: it is unfinished and was begun with others.
+    """
+    if begun_file(Path(path)).is_file():
+        require_same(Path(path), settings)
+
+
+def require_same(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise a `UserError` unless an unfinished output was begun with these settings, among others."""
+    note = begun_file(path)
+    try:
+        begun = json.loads(note.read_text()) if note.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{note}: damaged, so what {path} was begun with is unknown; begin anew") from error
+    for name, value in settings.items():
+        was = begun.get(name, "unknown")
+        if was != value:
+            raise UserError(f"{path}: begun with {name} {was}, not {value}; go on with the same, or begin anew")
 
 
 class FrameOutput:
@@ -34,10 +80,18 @@ class FrameOutput:
         last_time: when the last of them is shown, in seconds, or None.
     """
 
-    def __init__(self, path: Path | str, width: int, height: int, frame_rate: Fraction | float):
+    def __init__(
+        self,
+        path: Path | str,
+        width: int,
+        height: int,
+        frame_rate: Fraction | float,
+        settings: Mapping[str, Any] | None,
+    ):
         self.path = Path(path)
         self.width, self.height = width, height
         self.frame_rate = Fraction(frame_rate).limit_denominator(100_000)
+        self._settings = {**(settings or {}), "size": f"{width}x{height}", "frame rate": str(self.frame_rate)}
         self.written = 0
         self.last_time: Fraction | None = None
         self._open = True
@@ -50,7 +104,7 @@ class FrameOutput:
             self.close()
         elif self._open:
             self._open = False
-            self._abandon()
+            self._leave()
 
     def write(self, image: np.ndarray, time: Fraction | float | None = None) -> None:
         """Appends a frame.
@@ -85,9 +139,22 @@ class FrameOutput:
             return
         self._open = False
         if self.last_time is None:
-            self._abandon()
+            self._leave()
             raise UserError(f"{self.path}: not written, since there was no frame to write")
         self._complete(self.last_time + 1 / self.frame_rate)
+        begun_file(self.path).unlink(missing_ok=True)
+
+    def _note_settings(self) -> None:
+        """Says what is begun here, once what an earlier writer has left is gone."""
+        note = begun_file(self.path)
+        part = note.with_name(f"{note.name}.part")
+        part.write_text(json.dumps(self._settings, indent=2) + "\n")
+        os.replace(part, note)
+
+    def _leave(self) -> None:
+        if not self.written:
+            begun_file(self.path).unlink(missing_ok=True)
+        self._abandon()
 
     def _tick(self, time: Fraction) -> Fraction | int:
         """What a time becomes in the file."""
@@ -108,8 +175,8 @@ class FrameOutput:
 class FolderWriter(FrameOutput):
     """Writes pictures `000000.png`, `000001.png`, … into a folder, each complete as soon as it is there.
 
-    Beside them, `times.csv` says when each is shown (`file,seconds`), and `sound.m4a`, written at the end, is the
-    sound of the same stretch of time.
+    Beside them, `times.csv` says when each is shown (`file,seconds`), so that `read_times` finds fractions of
+    denominators up to a million again, and `sound.m4a`, written at the end, is the sound of the same stretch of time.
 
     Args:
         path: the folder. It is made if needed, and must not hold pictures already.
@@ -119,9 +186,10 @@ class FolderWriter(FrameOutput):
         audio_from: see `autolink.video.open_output`.
         audio_start: likewise.
         resume: go on after the pictures that an interrupted writer left in the folder.
+        settings: see `autolink.video.open_output`.
 
     Raises:
-        UserError: the folder or `audio_from` cannot be used, or what the folder holds is not of this size.
+        UserError: the folder or `audio_from` cannot be used, or what the folder holds was begun with other settings.
     """
 
     def __init__(
@@ -134,34 +202,34 @@ class FolderWriter(FrameOutput):
         *,
         audio_start: Fraction | float = 0,
         resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ):
-        super().__init__(path, width, height, frame_rate)
+        super().__init__(path, width, height, frame_rate, settings)
         self._soundtrack = media.Soundtrack.of(audio_from, media.MP4_SOUND, audio_start)
-        times = self.path / "times.csv"
+        times = self.path / _TIMES
         with media.reported(self.path, "choose another place for it"):
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            rows = self._kept(times) if resume and times.exists() else []
+            rows = self._kept(times) if resume and begun_file(self.path).is_file() and times.is_file() else []
             if not rows and any(file.suffix.lower() in IMAGE_SUFFIXES for file in self.path.iterdir()):
                 raise UserError(f"{path}: there are pictures in this folder already; choose another, or empty it")
             times.write_text("".join(["file,seconds\n", *rows]))
+            if not rows:
+                self._note_settings()
             self._times = open(times, "a")  # noqa: SIM115
 
     def _kept(self, times: Path) -> list[str]:
         """Rows of `times.csv` that are complete, with their pictures."""
         rows = []
         for row in times.read_text().splitlines(keepends=True)[1:]:
-            match = re.fullmatch(r"(\d{6,}\.png),(\d+\.\d{9})\n", row)
+            match = re.fullmatch(r"(\d{6,}\.png),(\d+\.\d{12})\n", row)
             if match is None or match[1] != _name(self.written) or not (self.path / match[1]).is_file():
                 break
             rows.append(row)
             self.written += 1
-            self.last_time = Fraction(match[2])
+            self.last_time = _exact(match[2])
         if rows:
-            with Image.open(self.path / _name(0)) as picture:
-                if picture.size != (self.width, self.height):
-                    sizes = f"{picture.width}x{picture.height}, not {self.width}x{self.height}"
-                    raise UserError(f"{self.path}: its pictures are {sizes}; choose another folder, or empty it")
+            require_same(self.path, self._settings)
         return rows
 
     def _put(self, image: np.ndarray, time: Fraction) -> None:
@@ -169,7 +237,7 @@ class FolderWriter(FrameOutput):
         part = picture.with_suffix(".png.part")
         with media.reported(self.path, f"the {self.written} pictures written so far are in it"):
             Image.fromarray(image).save(part, format="PNG")
-            self._times.write(f"{picture.name},{float(time):.9f}\n")
+            self._times.write(f"{picture.name},{Decimal(time.numerator) / time.denominator:.12f}\n")
             self._times.flush()
             os.replace(part, picture)
 
@@ -184,7 +252,7 @@ class FolderWriter(FrameOutput):
         if self.written:
             logger.warning("%s: not finished; the %d pictures written so far are in it", self.path, self.written)
             return
-        (self.path / "times.csv").unlink(missing_ok=True)
+        (self.path / _TIMES).unlink(missing_ok=True)
         if self._made:
             with suppress(OSError):  # somebody else has put something there
                 self.path.rmdir()
@@ -192,3 +260,45 @@ class FolderWriter(FrameOutput):
 
 def _name(index: int) -> str:
     return f"{index:06d}.png"
+
+
+def read_times(folder: Path, pictures: Sequence[Path]) -> list[Fraction] | None:
+    """When the pictures of a folder are shown, in seconds since the first, as its `times.csv` says; None without one.
+
+    Rows of pictures that are not there are left aside.
+
+    Raises:
+        UserError: It cannot be read, lacks a picture, or its times do not rise from one picture to the next.
+    """
+    file = folder / _TIMES
+    if not file.is_file():
+        return None
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as text:
+            seconds = {row.get("file"): row.get("seconds") for row in csv.DictReader(text)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _wrong_times(file, f"no text of columns file,seconds ({error})") from error
+    times = [_time_of(picture.name, seconds, file) for picture in pictures]
+    for (before, earlier), (picture, time) in pairwise(zip(pictures, times)):
+        if time <= earlier:
+            raise _wrong_times(file, f"{picture.name} is not later than {before.name}")
+    return [time - times[0] for time in times]
+
+
+def _time_of(name: str, seconds: Mapping[str, str | None], file: Path) -> Fraction:
+    text = seconds.get(name)
+    if not text:
+        raise _wrong_times(file, f"no time of {name}")
+    try:
+        return _exact(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise _wrong_times(file, f"'{text}' for {name} is no number of seconds") from error
+
+
+def _exact(seconds: str) -> Fraction:
+    """The time that twelve decimals stand for: fractions of denominators up to a million are further apart."""
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+def _wrong_times(file: Path, what: str) -> UserError:
+    return UserError(f"{file} does not fit the pictures: {what}; mend it, or remove it for 25 pictures a second")

@@ -12,11 +12,11 @@ import heapq
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 from autolink import media
 from autolink.errors import UserError
 from autolink.gif import write_gif
-from autolink.video_output import FrameOutput
+from autolink.video_output import FrameOutput, require_same
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ class VideoWriter(FrameOutput):
         audio_start: seconds after the first picture of `audio_from` that are time 0 here instead.
         resume: go on from `NAME.part`, if there is one: its frames are kept, after a kill up to the last full group
             of two seconds, and `written` says how many.
+        settings: see `autolink.video.open_output`.
 
     Raises:
         UserError: the path or `audio_from` cannot be used, or `NAME.part` is not the beginning of such a video.
@@ -121,8 +122,9 @@ class VideoWriter(FrameOutput):
         *,
         audio_start: Fraction | float = 0,
         resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ):
-        super().__init__(path, width, height, frame_rate)
+        super().__init__(path, width, height, frame_rate, settings)
         check_output(path)
         if not self.path.suffix:
             raise UserError(f"{path}: expected a file name ending in .mp4, .webm or .gif")
@@ -130,7 +132,7 @@ class VideoWriter(FrameOutput):
         ticks = math.lcm(_TICKS, self.frame_rate.numerator)
         self._second = ticks if ticks <= _MOST_TICKS else _TICKS  # in ticks
         self._soundtrack = self._kind.sound and media.Soundtrack.of(audio_from, self._kind.sound, audio_start)
-        self._settings = f"{width}x{height} at {self.frame_rate}, {self._kind.encoder} of PyAV {av.__version__}"
+        self._settings["encoder"] = f"{self._kind.encoder} of PyAV {av.__version__}"
         self._part, self._rest = (self.path.with_name(self.path.name + end) for end in (".part", ".part2"))
         self._encoded = 0  # frames, by this writer
         self._whole = True  # whether the packets of all of them are in the file
@@ -143,11 +145,12 @@ class VideoWriter(FrameOutput):
                 self._rest.unlink(missing_ok=True)
             self._target = self._rest if self.written else self._part
             self._target.write_bytes(b"")  # now, since ffmpeg opens it at the first frame only
+            if not self.written:
+                self._note_settings()
             self._open_encoder()
 
     def _open_encoder(self) -> None:
         self._container = av.open(f"file:{self._target}", "w", format="mp4", options=self._fragmented)
-        self._container.metadata["comment"] = self._settings
         self._stream = self._container.add_stream(self._kind.encoder, rate=self.frame_rate, options=self._kind.options)
         odd = self._kind.pixels == "yuv420p"
         self._margin = self.height % 2 * odd, self.width % 2 * odd
@@ -243,12 +246,10 @@ class VideoWriter(FrameOutput):
         """Joins what interrupted writers have left, and counts it."""
         with ExitStack() as files:
             parts = self._parts(files)
-            found = parts[0].container.metadata.get("comment") if parts else self._settings
-            if found != self._settings:
-                raise UserError(f"{self._part}: begun with other settings ({found}, not {self._settings}); remove it")
         if not parts:
             logger.warning("%s: nothing in it can be used; starting again", self._part)
             return
+        require_same(self.path, self._settings)
         self._join()
         with ExitStack() as files:
             for packet in _chained(self._parts(files)):
@@ -278,8 +279,6 @@ class VideoWriter(FrameOutput):
         with ExitStack() as files:
             parts = self._parts(files)
             output = files.enter_context(av.open(f"file:{target}", "w", format=container or "mp4", options=options))
-            if not container:
-                output.metadata["comment"] = self._settings
             track = output.add_stream_from_template(parts[0].container.streams.video[0], opaque=True)
             packets = [media.remuxed(_chained(parts), track)]
             if soundtrack is not None:

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transfer_files import TIMES, arguments_for, run_transfer, tiny_model, write_autolink, write_clips, write_model
+from transfer_files import (
+    TIMES,
+    arguments_for,
+    pictures,
+    run_transfer,
+    tiny_model,
+    write_autolink,
+    write_clips,
+    write_model,
+)
 
 from autolink.images import square
 from autolink.video import open_frames
-from autolink.video_output import FolderWriter
 from autolink_apps.pose_transfer import PoseTransfer, casting
 
 
@@ -116,38 +124,6 @@ def test_image_source_padding_and_limits(
         assert (result.width, result.height) == (22, 32)  # the source's aspect, to even numbers
     with open_frames(tmp_path / "portrait-as-b-preview.mp4") as preview:
         assert (preview.width, preview.height) == (128, 32)
-
-
-def pictures(folder: Path) -> np.ndarray:
-    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
-
-
-def test_an_interrupted_run_goes_on_to_the_same_result(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clips: Path, model_file: Path, tmp_path: Path
-) -> None:
-    def arguments(name: str) -> list[object]:
-        return [*arguments_for(clips, model_file, tmp_path / name), "--preview", "edges"]
-
-    assert run_transfer(monkeypatch, *arguments("whole")) == 0
-    write = FolderWriter.write
-
-    def interrupted(writer: FolderWriter, image: np.ndarray, time: Fraction) -> None:
-        if writer.written == 6:
-            raise KeyboardInterrupt
-        write(writer, image, time)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(FolderWriter, "write", interrupted)
-        assert run_transfer(broken, *arguments("broken")) == 130
-    said = capfd.readouterr().err
-    assert "6 of 20 frames are there; the same command with --resume goes on" in said and "Traceback" not in said
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "broken").glob("*.png")}
-    assert len(kept) == 6
-    assert run_transfer(monkeypatch, *arguments("broken"), "--resume") == 0
-    assert np.array_equal(pictures(tmp_path / "broken"), pictures(tmp_path / "whole"))
-    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
-    with open_frames(tmp_path / "broken-preview.mp4") as preview:
-        assert [frame.time for frame in preview] == TIMES and (preview.width, preview.height) == (64, 32)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(

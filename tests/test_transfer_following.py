@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from transfer_files import tiny_model
 
 from autolink.detector import Keypoints
-from autolink.video import open_frames
-from autolink_apps.pose_transfer.following import Follower, Part, look, search
+from autolink.video import VideoFrame, open_frames
+from autolink_apps.pose_transfer.following import Eye, Follower, Part, look, search
 from autolink_apps.pose_transfer.framing import Window, rebase, whole
 from autolink_apps.pose_transfer.sparing import Batches
 
@@ -27,10 +28,11 @@ class DotEye:
     size = 64
 
     def __init__(self) -> None:
-        self.batches, self.looked_at = Batches(4), 0
+        self.batches, self.looked_at, self.looks = Batches(16), 0, 0
 
     def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
         self.looked_at += len(squares)
+        self.looks += 1
         poses, certain = [], []
         for square in squares:
             colours = torch.from_numpy(np.asarray(square)).float()
@@ -58,6 +60,11 @@ def scene(*objects: tuple[float, float, float], width: int = 400, height: int = 
     return np.asarray(image)
 
 
+def walk(number: float) -> tuple[float, float, float]:
+    """Where an object is that wanders through 50 frames, and grows."""
+    return 60 + 2.5 * number, 60 + 0.5 * number, 20 + 0.05 * number
+
+
 def in_pixels(pose: torch.Tensor, window: Window) -> torch.Tensor:
     return torch.tensor(window[:2]) + pose * window.side / 2
 
@@ -80,18 +87,35 @@ def test_two_objects_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert "two: several may be in the picture" in caplog.text
 
 
-def test_the_window_follows_and_points_stay_true() -> None:
+@pytest.mark.parametrize("together", [1, 5])
+def test_the_window_follows_and_points_stay_true(together: int) -> None:
     follow = Follower(DotEye(), "clip")
     sides = []
-    for number in range(50):
-        x, y, size = 60 + 2.5 * number, 60 + 0.5 * number, 20 + 0.05 * number
-        window, found = follow(scene((x, y, size)), number / 25)
+    for begin in range(0, 50, together):
+        numbers = range(begin, begin + together)
+        windows, found = follow([VideoFrame(scene(walk(number)), Fraction(number, 25)) for number in numbers])
         assert found.confidence.min() > 0.5
-        error = in_pixels(found.xy[0], window) - (torch.tensor([x, y]) + DOTS * size)
-        assert error.abs().max() < 0.1 * size
-        sides.append(window.side)
-    assert abs(window.x - x) < 0.5 * window.side and sides[-1] > sides[0]
+        for number, window, pose in zip(numbers, windows, found.xy):
+            x, y, size = walk(number)
+            error = in_pixels(pose, window) - (torch.tensor([x, y]) + DOTS * size)
+            assert error.abs().max() < 0.1 * size
+            assert abs(window.x - x) < 0.5 * window.side
+            sides.append(window.side)
+    assert sides[-1] > sides[0]
     assert max(abs(b - a) / a for a, b in pairwise(sides)) < 0.02  # it does not jump
+
+
+def test_frames_seen_together_have_the_windows_of_those_seen_one_by_one() -> None:
+    frames = [VideoFrame(scene(walk(number / 4)), Fraction(number, 25)) for number in range(40)]
+    found, looks = [], []
+    for together in (1, 5):
+        eye = DotEye()
+        follow = Follower(eye, "clip")
+        windows = [follow(frames[begin : begin + together])[0] for begin in range(0, 40, together)]
+        found.append(torch.tensor([window for batch in windows for window in batch]))
+        looks.append(eye.looks)
+    assert (found[0] - found[1]).abs().max() < 0.5  # pixels; from first to last it moves by 25
+    assert looks[0] - looks[1] == 40 - 40 // 5
 
 
 def test_nobody_is_searched_for_less_and_less_often_and_may_come_later() -> None:
@@ -99,23 +123,41 @@ def test_nobody_is_searched_for_less_and_less_often_and_may_come_later() -> None
     follow = Follower(eye, "clip")
     looks = []
     for number in range(50):
-        window, _ = follow(scene(), number / 5)
+        ((window,), _) = follow([VideoFrame(scene(), Fraction(number, 5))])
         assert window == whole(400, 240, "crop")
         looks.append(eye.looked_at)
     searches = [n for n, (a, b) in enumerate(zip([0, *looks], looks)) if b - a > 20]
     assert searches[0] == 0 and 2 <= len(searches) <= 4
     for number in range(50, 100):
-        window, found = follow(scene((100, 180, 20)), number / 5)
+        ((window,), found) = follow([VideoFrame(scene((100, 180, 20)), Fraction(number, 5))])
         if found.confidence.min() > 0.5:
             break
     assert abs(window.x - 100) < 15 and abs(window.y - 180) < 15
 
 
-def test_a_cut_to_another_place_is_searched_anew() -> None:
+@pytest.mark.parametrize("together", [1, 5])
+def test_a_cut_to_another_place_is_searched_anew(together: int) -> None:
     follow = Follower(DotEye(), "clip")
-    for number in range(60):
-        window, found = follow(scene((60, 60, 20) if number < 10 else (330, 170, 20)), number / 25)
-    assert found.confidence.min() > 0.5 and abs(window.x - 330) < 20
+    images = [scene((60, 60, 20) if number < 12 else (330, 170, 20)) for number in range(60)]
+    for begin in range(0, 60, together):
+        numbers = range(begin, begin + together)
+        windows, found = follow([VideoFrame(images[number], Fraction(number, 25)) for number in numbers])
+    assert found.confidence.min() > 0.5 and abs(windows[-1].x - 330) < 20
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_what_leaves_its_window_at_once_is_looked_for_around_it(together: int) -> None:
+    """At frame 7, the third of five seen together, it is 20 pixels further right, half out of its window."""
+    eye = DotEye()
+    follow = Follower(eye, "clip")
+    for begin in range(0, 15, together):
+        numbers = range(begin, begin + together)
+        places = [(200 + 20 * (number >= 7), 120, 20) for number in numbers]
+        windows, found = follow([VideoFrame(scene(at), Fraction(n, 25)) for n, at in zip(numbers, places)])
+        assert found.confidence.min() > 0.5
+        for at, window, pose in zip(places, windows, found.xy):
+            assert (in_pixels(pose, window) - (torch.tensor(at[:2]) + DOTS * at[2])).abs().max() < 2
+    assert abs(windows[-1].x - 220) < 0.2 * windows[-1].side
 
 
 @pytest.fixture
@@ -154,3 +196,15 @@ def test_part_of_a_clip(moving: Path) -> None:
             4,
             0,
         ]
+
+
+def test_confidence_is_scaled_to_what_is_usual_for_the_model() -> None:
+    squares = [np.asarray(Image.effect_noise((32, 32), 80).convert("RGB"))] * 2
+    model = tiny_model()
+    plain = Eye(model, "float32", Batches(4))(squares)
+    model.metadata["usual_confidence"] = plain.confidence.mean().item()
+    scaled = Eye(model, "float32", Batches(4))(squares)
+    assert torch.equal(scaled.xy, plain.xy)
+    assert torch.allclose(scaled.confidence, (plain.confidence * 0.8 / plain.confidence.mean()).clamp(max=1))
+    model.metadata["usual_confidence"] = 0.95  # surer than faces: left as it is
+    assert torch.equal(Eye(model, "float32", Batches(4))(squares).confidence, plain.confidence)

@@ -212,7 +212,56 @@ def test_a_folder_holds_the_pictures_as_they_are_and_their_times(tmp_path):
         assert all((frame.image == image).all() for frame, image in zip(frames, images, strict=True))
     header, *rows = csv.reader((tmp_path / "out" / "times.csv").read_text().splitlines())
     assert header == ["file", "seconds"] and [file for file, _ in rows] == [f"{i:06d}.png" for i in range(12)]
-    assert max(abs(float(row[1]) - time) for row, time in zip(rows, times, strict=True)) < 1e-9
+    assert max(abs(float(row[1]) - time) for row, time in zip(rows, times, strict=True)) < 1e-12
+
+
+def test_a_clip_of_variable_rate_comes_back_from_a_folder_exactly(tmp_path):
+    """Also after an hour, and if decimals do not hold it: to denominators of a million."""
+    last = 3600 + Fraction(1, 999_983)
+    times = [Fraction(0), Fraction(1, 90_000), Fraction(2, 90_000), 1 / NTSC, Fraction(1, 3), Fraction(7, 11), last]
+    write_video(tmp_path / "folder", (VideoFrame(numbered(i), time) for i, time in enumerate(times)), 25)
+    with open_frames(tmp_path / "folder") as frames:
+        assert [frame.time for frame in frames] == times
+        assert frames.frame_rate == (len(times) - 1) / times[-1] and frames.frame_count == len(times)
+        assert frames.duration == times[-1] + 1 / frames.frame_rate
+    clip = make_clip(tmp_path / "clip.mp4", [numbered(i) for i in range(9)], [Fraction(i * i, 90) for i in range(9)])
+    with open_frames(clip) as frames:
+        write_video(tmp_path / "again", frames, frames.frame_rate)
+    with open_frames(tmp_path / "again") as frames:
+        write_video(tmp_path / "again.mp4", frames, frames.frame_rate)
+    assert times_of(tmp_path / "again.mp4") == times_of(clip)
+
+
+def test_pictures_taken_away_leave_the_times_of_the_others(tmp_path):
+    folder = tmp_path / "folder"
+    write_video(folder, (VideoFrame(numbered(i), Fraction(i * i, 3)) for i in range(6)), 25)
+    for number in (0, 3):
+        (folder / f"{number:06d}.png").unlink()
+    with open_frames(folder) as frames:
+        assert [frame.time for frame in frames] == [Fraction(i * i - 1, 3) for i in (1, 2, 4, 5)]
+
+
+WRONG_TIMES = {
+    "a picture more": ("000002.png,0.08\n", "", "no time of 000002.png"),
+    "a damaged row": ("0.04\n", "soon\n", "'soon' for 000001.png"),
+    "a row cut off": (",0.08\n", "", "no time of 000002.png"),
+    "times that stand still": ("0.08", "0.04", "000002.png is not later than 000001.png"),
+    "another table": ("file,seconds", "frame,ms", "no time of 000000.png"),
+    "no text": ("file", "\udcff", "no text"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_TIMES)
+def test_times_that_do_not_fit_the_pictures_are_one_line(tmp_path, what):
+    before, after, words = WRONG_TIMES[what]
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number:06d}.png")
+    rows = "file,seconds\n000000.png,0\n000001.png,0.04\n000002.png,0.08\n"
+    assert before in rows
+    (tmp_path / "times.csv").write_text(rows.replace(before, after), errors="surrogateescape")
+    with pytest.raises(UserError, match=words) as caught:
+        open_frames(tmp_path)
+    assert str(tmp_path / "times.csv") in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_folder_keeps_what_is_in_it_and_takes_no_second_set(tmp_path):

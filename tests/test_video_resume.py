@@ -14,7 +14,7 @@ import pytest
 from video_files import make_clip, numbered, sound_of, times_of
 
 from autolink.errors import UserError
-from autolink.video import FrameOutput, VideoFrame, open_frames, open_output
+from autolink.video import FrameOutput, VideoFrame, check_begun, is_complete, open_frames, open_output
 
 NAMES = ["a.mp4", "a.webm", "a.gif", "folder"]
 TIMES = [Fraction(i, 25) + Fraction(i % 3, 100) for i in range(300)]  # of a variable frame rate
@@ -54,6 +54,7 @@ def kill(folder: Path, killed: Path) -> None:
 
 def assert_complete(folder: Path, name: str, length: int) -> None:
     """Every frame is there, at its time, and nothing else is."""
+    assert is_complete(folder / name)
     left = [f"{i:06d}.png" for i in range(length)] + ["times.csv"] if name == "folder" else [name]
     assert sorted(p.name for p in (folder / name if name == "folder" else folder).iterdir()) == left
     with open_frames(folder / name) as frames:
@@ -63,7 +64,7 @@ def assert_complete(folder: Path, name: str, length: int) -> None:
     assert np.abs(grey - [numbered(i)[0, 0, 0] for i in range(length)]).max() < 6
     if name == "folder":
         rows = (folder / name / "times.csv").read_text().splitlines()
-        assert rows == ["file,seconds"] + [f"{i:06d}.png,{float(TIMES[i]):.9f}" for i in range(length)]
+        assert rows == ["file,seconds"] + [f"{i:06d}.png,{float(TIMES[i]):.12f}" for i in range(length)]
     else:
         tick = {"a.mp4": 90_000, "a.webm": 1000, "a.gif": 100}[name]
         assert [frame.time for frame in shown] == [Fraction(round(time * tick), tick) for time in TIMES[:length]]
@@ -100,10 +101,10 @@ def killed(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_after_kill_9_most_of_it_can_be_read(killed, name):
     part = killed / ("folder" if name == "folder" else f"{name}.part")
-    times = times_of(part) if name != "folder" else TIMES[: len(list(open_frames(part)))]
+    times = [frame.time for frame in open_frames(part)]
     assert len(times) >= 200
     assert times == TIMES[: len(times)]
-    assert not (killed / name).is_file()
+    assert not is_complete(killed / name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -199,10 +200,10 @@ class Interrupted:
 
 def test_a_failure_while_completing_loses_nothing(tmp_path, monkeypatch):
     target = tmp_path / "a.mp4"
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"a\.mp4\.part"):
+    failing = pytest.raises(UserError, match=r"a\.mp4\.part")
+    with monkeypatch.context() as patch, failing, open_at(tmp_path, "a.mp4") as output:
+        write(output, 40)
         patch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with open_at(tmp_path, "a.mp4") as output:
-            write(output, 40)
     assert not target.exists()
     assert finish(tmp_path, "a.mp4", 40) == 40  # nothing more to write
     assert_complete(tmp_path, "a.mp4", 40)
@@ -243,14 +244,57 @@ def test_unless_asked_it_does_not_go_on(tmp_path):
 def test_what_was_begun_with_other_settings_is_left_alone(tmp_path):
     for name in ("a.mp4", "folder"):
         interrupt(tmp_path, name, 20)
-        with pytest.raises(UserError, match=r"32x32.* not 64x48"):
+        with pytest.raises(UserError, match="begun with size 32x32, not 64x48"):
             open_output(tmp_path / name, 64, 48, 25, resume=True)
-    with pytest.raises(UserError, match=r"at 25, .* not 32x32 at 30000/1001"):
-        open_output(tmp_path / "a.mp4", 32, 32, 29.97002997, resume=True)
+        with pytest.raises(UserError, match="begun with frame rate 25, not 30000/1001"):
+            open_output(tmp_path / name, 32, 32, 29.97002997, resume=True)
     with pytest.raises(UserError, match="pictures in this folder already"):
         open_output(tmp_path / "folder", 32, 32, 25)
     assert len(times_of(tmp_path / "a.mp4.part")) == 20
     assert finish(tmp_path, "a.mp4", 25) == finish(tmp_path, "folder", 25) == 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_caller_says_that_it_depends_on_must_be_the_same(tmp_path, name):
+    begun = {"--motion": "relative", "--end": None, "--start": 0}
+    interrupt(tmp_path, name, 20, settings=begun)
+    left = sorted((path, path.stat().st_size) for path in tmp_path.rglob("*"))
+    for option, value in [("--motion", "absolute"), ("--end", 2.5), ("--start", 1), ("--crop", "auto")]:
+        words = f"begun with {option} {begun.get(option, 'unknown')}, not {value};"
+        with pytest.raises(UserError, match=words) as caught:
+            open_at(tmp_path, name, resume=True, settings={**begun, option: value})
+        assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
+        with pytest.raises(UserError, match=words):
+            check_begun(tmp_path / name, {option: value})
+    assert sorted((path, path.stat().st_size) for path in tmp_path.rglob("*")) == left
+    check_begun(tmp_path / name, {"--start": 0.0})
+    assert interrupt(tmp_path, name, 22, resume=True) == 20  # as before, whoever goes on with it
+    with pytest.raises(UserError, match="begun with --motion relative"):
+        open_at(tmp_path, name, resume=True, settings={"--motion": "absolute"})
+    assert finish(tmp_path, name, 25, settings=begun) == 22
+    assert_complete(tmp_path, name, 25)
+    check_begun(tmp_path / name, {"--motion": "absolute"})  # nothing is unfinished here
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "folder"])
+def test_begun_anew_it_depends_on_what_it_is_begun_with_then(tmp_path, name):
+    interrupt(tmp_path, name, 20, settings={"--motion": "relative"})
+    if name == "folder":
+        for picture in (tmp_path / name).glob("*.png"):
+            picture.unlink()
+    interrupt(tmp_path, name, 10, settings={"--motion": "absolute"})
+    assert finish(tmp_path, name, 25, settings={"--motion": "absolute"}) == 10
+    assert_complete(tmp_path, name, 25)
+
+
+@pytest.mark.parametrize(("begun", "words"), [(None, "begun with size unknown"), ("{", "part.json: damaged")])
+def test_a_part_of_which_nothing_is_known_is_not_gone_on_from(tmp_path, begun, words):
+    interrupt(tmp_path, "a.mp4", 20)
+    note = tmp_path / "a.mp4.part.json"
+    note.unlink() if begun is None else note.write_text(begun)
+    with pytest.raises(UserError, match=words):
+        open_at(tmp_path, "a.mp4", resume=True)
+    assert len(times_of(tmp_path / "a.mp4.part")) == 20
 
 
 def test_times_must_rise_after_what_is_there(tmp_path):

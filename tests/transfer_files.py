@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autolink import AutoLink, AutoLinkConfig
 from autolink.data.synthetic import synthetic_clip
@@ -73,3 +74,8 @@ def arguments_for(clips: Path, model_file: Path, output: Path) -> list[object]:
     """`a.mp4` driven by `b.mp4`."""
     arguments = ["--src", clips / "a.mp4", "--driver", clips / "b.mp4", "--model", model_file]
     return [*arguments, "--output", output, "--batch-size", 4, "--device", "cpu"]
+
+
+def pictures(folder: Path) -> np.ndarray:
+    """The PNG files of a folder, (T, H, W, 3) uint8."""
+    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])

@@ -41,6 +41,8 @@ CERTAIN = 0.69
 """Mean confidence of a frame that shows what the model knows, as it knows it: 98 % of unseen faces had more."""
 DOUBT = 0.5
 """Below this the window is searched, and does not follow."""
+USUAL = 0.8
+"""Mean confidence of `faces` around a head, for which these bounds are made."""
 LOW_CONFIDENCE = 0.3
 """A frame with less than this probably does not show it: cats and dogs have 0.3, noise and distant figures 0.04."""
 
@@ -50,8 +52,10 @@ TIGHTER = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32)
 """Sides to which a window that was found is tightened."""
 SLACK = 0.1
 """What confidence may fall by for a tighter window."""
-AROUND = tuple((x * far, y * far) for far in (0.3, 0.6) for y in (-1, 0, 1) for x in (-1, 0, 1) if x or y)
+AROUND = ((0, 0), *((x * far, y * far) for far in (0.3, 0.6) for y in (-1, 0, 1) for x in (-1, 0, 1) if x or y))
 """Where an object is looked for that has left its window, in sides of it."""
+GLANCE_SECONDS = 0.2
+"""Frames of so much time are looked at together, through the window as it was before them."""
 CAMERA_SECONDS = 0.5
 """The way of a window is averaged over so much time before and after each frame."""
 RESIZE_SECONDS = 1.5
@@ -78,11 +82,16 @@ class Track(NamedTuple):
 
 
 class Eye:
-    """A model's detector for squares of bytes, in batches that fit into memory."""
+    """A model's detector for squares of bytes, in batches that fit into memory.
+
+    A model that has learned little has wide heatmaps, so low confidences wherever it looks. What `learn.py` made says
+    how low they usually are, and they are scaled to those of `faces`.
+    """
 
     def __init__(self, model: PoseTransfer, precision: Precision, batches: Batches) -> None:
         self.model, self.precision, self.batches = model, precision, batches
         self.size = model.config.image_size
+        self.scale = max(1.0, USUAL / model.metadata.get("usual_confidence", USUAL))
 
     @torch.inference_mode()
     def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
@@ -93,7 +102,8 @@ class Eye:
     def _detect(self, squares: Sequence[np.ndarray]) -> Keypoints:
         images = floats(squares, self.model.autolink.edge_weights.device)
         with half_precision(images.device, self.precision):
-            return Keypoints(*(part.cpu() for part in self.model.autolink.detect(images)))
+            xy, confidence = (part.cpu() for part in self.model.autolink.detect(images))
+        return Keypoints(xy, (confidence * self.scale).clamp(max=1))
 
 
 def floats(squares: Sequence[np.ndarray], device: torch.device) -> Tensor:
@@ -185,16 +195,19 @@ def _middles(part: Part, size: int, fit: Fit) -> Iterator[tuple[np.ndarray, Wind
 
 
 def _follow(part: Part, eye: Eye) -> Iterator[_Seen]:
-    """Windows, keypoints and times of a frame at a time, in a window that follows the keypoints."""
+    """Windows, keypoints and times of a few frames at a time, in a window that follows the keypoints."""
     follow = Follower(eye, part.frames.path.name)
+    together = max(1, round(GLANCE_SECONDS * part.frames.frame_rate))
     with closing(ahead(part, depth=8)) as frames:
-        for image, time in frames:
-            window, keypoints = follow(image, float(time))
-            yield [relative_window(window, image.shape[1], image.shape[0])], keypoints, [time]
+        while batch := list(islice(frames, min(together, eye.batches.size))):
+            windows, keypoints = follow(batch)
+            shapes = (image.shape[1::-1] for image, _ in batch)
+            relative = [relative_window(window, *shape) for window, shape in zip(windows, shapes)]
+            yield relative, keypoints, [time for _, time in batch]
 
 
 class Follower:
-    """Finds the window of each frame of a clip, in the order of time; a frame's window depends on those before alone.
+    """Finds the window of each frame of a clip, a few at a time; a frame's window depends on those before alone.
 
     Args:
         eye: Finds keypoints.
@@ -209,22 +222,34 @@ class Follower:
         self.time, self.patience = 0.0, 1.0
         self.seen = self.searched = -math.inf
 
-    def __call__(self, image: np.ndarray, time: float) -> tuple[Window, Keypoints]:
-        """The window of a frame and its keypoints (1, K, 2) therein."""
+    def __call__(self, frames: Sequence[VideoFrame]) -> tuple[list[Window], Keypoints]:
+        """The windows of some consecutive frames, and their keypoints (B, K, 2) therein."""
+        (first, time), size = frames[0], self.eye.size
         if time - max(self.seen, self.searched) > self.patience:
             if self.window is not None:
                 self.patience *= 2  # a search costs much, and nobody may ever come
-            self.searched = time
-            self._begin(image)
+            self.searched = float(time)
+            self._begin(first)
+        views = [inside(self.window, image.shape[1], image.shape[0]) for image, _ in frames]
+        found = self.eye([cut(image, view, size) for (image, _), view in zip(frames, views)])
+        windows, poses, confidence = zip(*map(self._place, frames, views, *found))
+        return list(windows), Keypoints(torch.stack(poses), torch.stack(confidence))
+
+    def _place(
+        self, frame: VideoFrame, view: Window, pose: Tensor, confidence: Tensor
+    ) -> tuple[Window, Tensor, Tensor]:
+        """The window of a frame, and its keypoints therein, from those that were found through a view of it."""
+        image, time = frame.image, float(frame.time)
         window = inside(self.window, image.shape[1], image.shape[0])
-        found = self.eye([cut(image, window, self.eye.size)])
-        if found.confidence.mean() < DOUBT and time <= self.seen + 1:
-            window, found = self._look_around(window, image)
-        if found.confidence.mean() >= DOUBT:
+        if confidence.mean() < DOUBT and time <= self.seen + 1:
+            window, pose, confidence = self._look_around(window, image)
+        else:
+            pose = rebase(pose, torch.tensor(view), torch.tensor(window))
+        if confidence.mean() >= DOUBT:
             self.seen, self.patience = time, 1.0
-            self._follow(window, found.xy[0], time - self.time, image)
+            self._follow(window, pose, time - self.time, image)
         self.time = time
-        return window, found
+        return window, pose, confidence
 
     def _begin(self, image: np.ndarray) -> None:
         """Take the window that a search finds, and remember how it stands to the keypoints."""
@@ -236,13 +261,13 @@ class Follower:
         whole_frame = side == min(image.shape[:2])
         self.sides = (side, side) if whole_frame else (0.7 * side, 1.4 * side)
 
-    def _look_around(self, window: Window, image: np.ndarray) -> tuple[Window, Keypoints]:
-        """The window nearby in which the model is most certain, and its keypoints."""
+    def _look_around(self, window: Window, image: np.ndarray) -> tuple[Window, Tensor, Tensor]:
+        """The window here or nearby in which the model is most certain, its keypoints and their confidence."""
         windows = [Window(window.x + x * window.side, window.y + y * window.side, window.side) for x, y in AROUND]
         windows = [inside(there, image.shape[1], image.shape[0]) for there in windows]
         found = self.eye([cut(image, there, self.eye.size) for there in windows])
         best = int(found.confidence.mean(1).argmax())
-        return windows[best], Keypoints(found.xy[best : best + 1], found.confidence[best : best + 1])
+        return windows[best], found.xy[best], found.confidence[best]
 
     def _follow(self, window: Window, pose: Tensor, elapsed: float, image: np.ndarray) -> None:
         """Move the window to where it stands to this pose as it did to the first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from autolink.devices import pick_device
 from autolink.inference import fold
 from autolink.video import FrameSource
+from autolink.weights import resolve
 
 from .following import Eye, Track
 from .framing import cut
@@ -39,8 +41,10 @@ class Models:
         """Take a model by name, file, folder or hub id, unless it is the present one."""
         if name == self.name:
             return
-        model = PoseTransfer.from_pretrained(name, self.device)
+        file = resolve(name)
+        model = PoseTransfer.from_pretrained(file, self.device)
         self.identity = fingerprint(model.autolink)
+        self.weights = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.model, self.name = fold(model), name
         self.eye = Eye(self.model, self.options.precision, self.batches)
         config = model.config
@@ -52,7 +56,8 @@ class Models:
 
         output = Path("runs") / f"learn-{pair.source.stem}-{pair.driver.stem}"
         print(f"learning: {output}")
-        self.load(str(learn(pair.source, pair.driver, self.options.learn, output, **self._how(output))))
+        how = {"fit": self.options.fit, **self._how(output)}
+        self.load(str(learn(pair.source, pair.driver, self.options.learn, output, **how)))
 
     def adapt(self, source: FrameSource, track: Track) -> None:
         """Take the model as it is adapted to this source, whose frames are seen through the windows of `track`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from autolink.errors import UserError
 from autolink.inference import Precision
@@ -15,6 +15,9 @@ from autolink.video import check_output
 from .following import Crop
 from .framing import Fit
 from .motion import Kind
+
+SAME_PICTURES = {"output", "sound", "preview", "save_motion", "resume", "batch_size", "device"}
+"""Options that change no picture of a result, or its rounding alone."""
 
 
 @dataclass
@@ -126,6 +129,18 @@ def pairs_of(options: Options) -> list[Pair]:
     if twice is not None:
         raise UserError(f"two pairs of inputs would be written to {twice}; give inputs of different names")
     return pairs
+
+
+def settings_of(pair: Pair, options: Options) -> dict[str, Any]:
+    """What the pictures of a transfer depend on beside the weights of its model: options and their values."""
+    chosen = {name: value for name, value in asdict(options).items() if name not in SAME_PICTURES}
+    chosen |= {"src": _identity(pair.source), "driver": _identity(pair.driver)}
+    return {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+
+
+def _identity(path: Path) -> str:
+    size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
+    return f"{path.resolve()}{size}"
 
 
 def check_choice(option: str, chosen: str, *words: str) -> None:

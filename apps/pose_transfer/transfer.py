@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from autolink.background import ahead
 from autolink.errors import UserError, command
-from autolink.video import FrameSource, open_frames, open_output
+from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output
 
 from .casting import Casting, Driver, Shown, candidates, cast
 from .following import Crop, Part, Track, look
 from .framing import content, paste
 from .models import Models
-from .options import Options, Pair, check, pairs_of, preview_path
+from .options import Options, Pair, check, pairs_of, preview_path, settings_of
 from .painting import paint
 from .template import Motion, load_motion, save_motion
 
@@ -44,7 +44,7 @@ def transfer(options: Options) -> list[Path]:
     models = Models(options)
     for pair in pairs:
         try:
-            if options.resume and pair.output.is_file():
+            if options.resume and is_complete(pair.output):
                 print(f"{pair.output}: already there")
             else:
                 _perform(pair, models, options)
@@ -61,6 +61,8 @@ def transfer(options: Options) -> list[Path]:
 
 def _perform(pair: Pair, models: Models, options: Options) -> None:
     """One transfer, from file to file."""
+    if options.resume:
+        check_begun(pair.output, settings_of(pair, options))
     with ExitStack() as files:
         source = files.enter_context(open_frames(pair.source))
         if options.learn is not None:
@@ -147,14 +149,15 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
     size, frame_rate = models.eye.size, driver.frame_rate
     with ExitStack() as files:
         shape = _shape(source, size, options)
-        sound = dict(zip(("audio_from", "audio_start"), _sound(source, driver, options)))
-        result = files.enter_context(open_output(pair.output, *shape, frame_rate, resume=options.resume, **sound))
+        settings = {**settings_of(pair, options), "weights of the model": models.weights}
+        how = dict(zip(("audio_from", "audio_start"), _sound(source, driver, options)), resume=options.resume)
+        result = files.enter_context(open_output(pair.output, *shape, frame_rate, settings=settings, **how))
         outputs = [result]
         if options.preview != "off":
             panels = 2 if options.preview == "edges" else 4 if driver.part is not None else 3
-            path = preview_path(pair.output)
+            path, settings = preview_path(pair.output), {**settings, "--preview": options.preview}
             outputs.append(
-                files.enter_context(open_output(path, panels * size, size, frame_rate, resume=options.resume, **sound))
+                files.enter_context(open_output(path, panels * size, size, frame_rate, settings=settings, **how))
             )
         first = min(output.written for output in outputs)
         total = len(casting.times)

@@ -1,0 +1,108 @@
+"""Transfers that were interrupted: the same command goes on to the same result, another is refused."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transfer_files import TIMES, arguments_for, pictures, run_transfer, tiny_model, write_clips, write_model
+
+from autolink.video import open_frames
+from autolink.video_output import FolderWriter
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """The command, stopped by Ctrl-C when six pictures are in its folder."""
+    write = FolderWriter.write
+
+    def interrupted(writer: FolderWriter, image: np.ndarray, time: Fraction) -> None:
+        if writer.written == 6:
+            raise KeyboardInterrupt
+        write(writer, image, time)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderWriter, "write", interrupted)
+        assert run_transfer(broken, *arguments) == 130
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clips: Path, model_file: Path, tmp_path: Path
+) -> None:
+    def arguments(name: str) -> list[object]:
+        return [*arguments_for(clips, model_file, tmp_path / name), "--preview", "edges"]
+
+    assert run_transfer(monkeypatch, *arguments("whole")) == 0
+    interrupt(monkeypatch, *arguments("broken"))
+    said = capfd.readouterr().err
+    assert "6 of 20 frames are there; the same command with --resume goes on" in said and "Traceback" not in said
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "broken").glob("*.png")}
+    assert len(kept) == 6
+    assert run_transfer(monkeypatch, *arguments("broken"), "--resume") == 0
+    assert np.array_equal(pictures(tmp_path / "broken"), pictures(tmp_path / "whole"))
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    with open_frames(tmp_path / "broken-preview.mp4") as preview:
+        assert [frame.time for frame in preview] == TIMES and (preview.width, preview.height) == (64, 32)
+    capfd.readouterr()
+    assert run_transfer(monkeypatch, *arguments("broken"), "--resume") == 0
+    assert "already there" in capfd.readouterr().out
+
+
+def test_only_the_same_command_goes_on_with_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clips: Path, model_file: Path, tmp_path: Path
+) -> None:
+    model, driver, output = tmp_path / "model.safetensors", tmp_path / "driver.mp4", tmp_path / "out"
+    model.write_bytes(model_file.read_bytes())
+    driver.write_bytes((clips / "b.mp4").read_bytes())
+    given = {"--src": clips / "a.mp4", "--driver": driver, "--model": model, "--output": output, "--preview": "edges"}
+
+    def arguments(changed: dict[str, object]) -> list[object]:
+        return ["--device", "cpu", *(part for pair in {**given, **changed}.items() for part in pair)]
+
+    interrupt(monkeypatch, *arguments({}))
+    kept = {file: file.stat().st_mtime_ns for file in output.glob("*.png")}
+    driver_size = driver.stat().st_size
+
+    def refusal(changed: dict[str, object]) -> str:
+        capfd.readouterr()
+        assert run_transfer(monkeypatch, *arguments(changed), "--resume") == 2
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    with monkeypatch.context() as before_any_work:
+        before_any_work.delattr("autolink_apps.pose_transfer.transfer.look")
+        assert f"{output}: begun with --motion relative, not absolute;" in refusal({"--motion": "absolute"})
+        assert "begun with --crop auto, not none;" in refusal({"--crop": "none"})
+        assert "begun with --max-frames None, not 9;" in refusal({"--max-frames": 9})
+        assert "begun with --start 0, not 0.5;" in refusal({"--start": 0.5})
+        other = f"--src {clips / 'a.mp4'} ({(clips / 'a.mp4').stat().st_size} bytes), not {clips / 'b.mp4'} ("
+        assert other in refusal({"--src": clips / "b.mp4"})
+        assert f"--model {model}, not {model_file};" in refusal({"--model": model_file})
+        driver.write_bytes((clips / "a.mp4").read_bytes())
+        assert f"--driver {driver} ({driver_size} bytes), not {driver} (" in refusal({})
+        driver.write_bytes((clips / "b.mp4").read_bytes())
+    assert "out-preview.mp4: begun with --preview edges, not side-by-side;" in refusal({"--preview": "side-by-side"})
+    changed = tiny_model()
+    torch.nn.init.zeros_(changed.network.to_image.weight)
+    changed.save_pretrained(model)
+    assert "begun with weights of the model " in refusal({})
+    model.write_bytes(model_file.read_bytes())
+
+    assert {file: file.stat().st_mtime_ns for file in output.glob("*.png")} == kept
+    assert run_transfer(monkeypatch, *arguments({"--sound": "none"}), "--resume") == 0  # changes no picture
+    assert len(pictures(output)) == 20
+    assert sorted(path.name for path in output.iterdir() if path.suffix != ".png") == ["times.csv"]
+    left = ["driver.mp4", "model.safetensors", "out", "out-preview.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
