@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,6 +31,8 @@ Norm = Literal["l1", "l2"]
 
 Layers = TypeVar("Layers", bound=nn.Module)
 
+KNOT = 0.01
+"""Squared size of a pose, half the image's side being 1, below which its shape is not compared."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -118,6 +121,24 @@ def lpips_distance() -> nn.Module:
     trunk = distance.net  # its layers keep torchvision's numbers within slices: slice3.6.squeeze.weight
     trunk.load_state_dict({name: features[name.split(".", 1)[1]] for name in trunk.state_dict()})
     return distance.requires_grad_(False)
+
+
+def disagreement(keypoints: Tensor, clips: Sequence[str]) -> Tensor:
+    """How differently shaped the clips' mean poses are, whatever their places and sizes: 0 (alike) to 1.
+
+    Reconstruction alone may give a keypoint one meaning on one individual and another on the next, since visible
+    patches tell the decoder who it is. Two individuals that are filmed alike take similar poses on average.
+
+    Args:
+        keypoints: (B, K, 2).
+        clips: The clip of each image of the batch.
+    """
+    members = [torch.tensor([clip == one for clip in clips], device=keypoints.device) for one in sorted(set(clips))]
+    means = torch.stack([keypoints[those].mean(0) for those in members])
+    centred = (means - means.mean(1, keepdim=True)).float()
+    # A knot of keypoints has no shape yet, and counts little.
+    shapes = centred / (centred.square().sum((1, 2), keepdim=True) + KNOT).sqrt()
+    return (shapes - shapes.mean(0)).square().sum((1, 2)).mean()
 
 
 def mean_difference(predicted: Tensor, target: Tensor, power: int) -> Tensor:

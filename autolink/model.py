@@ -95,16 +95,17 @@ class AutoLink(PretrainedModel):
             return images
         return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
-    def forward(self, images: Tensor, mask: Tensor) -> Reconstruction:
+    def forward(self, images: Tensor, mask: Tensor, looks: Tensor | None = None) -> Reconstruction:
         """Reconstruct images from their keypoints and their visible patches (Eq. 5).
 
         Args:
             images: (B, 3, S, S) in [−1, 1].
             mask: (B, 1, S, S), 1 where visible (`patch_mask`).
+            looks: (B, 3, S, S), images whose patches are visible instead of their own, in the same pose or not.
         """
         keypoints = self.locate(images).xy
         edge_map = self.graph.channels(keypoints, images.shape[-2:])
-        masked = (images * mask).contiguous(memory_format=torch.channels_last)
+        masked = ((images if looks is None else looks) * mask).contiguous(memory_format=torch.channels_last)
         return Reconstruction(self.decoder(masked, edge_map), keypoints, edge_map)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ Shapes: B batch, K keypoints, S image side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +17,17 @@ import torch
 import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
-from autolink.data.sample import evenly
+from autolink.data.pairs import FramePairs, Pair
+from autolink.data.sample import Sample, SampleSet, evenly
+from autolink.data.shards import Shards
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
-from autolink.losses import Features, Norm, PerceptualLoss
+from autolink.losses import Features, Norm, PerceptualLoss, disagreement
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.training import (
@@ -76,6 +80,12 @@ class Options(RunOptions):
     """Share of the patches that is hidden."""
     mask_cells: int = 16
     """Patches per side."""
+    visible: Literal["image", "clip"] = "image"
+    """What the visible patches show. image: the image itself (Eq. 5). clip: another frame of its clip, which says all
+    about the looks and nothing about the pose, so that the graph need not tell individuals apart; for few videos."""
+    agreement_weight: float = 0.0
+    """Weight of the difference between the shapes of the clips' mean poses, for a few individuals filmed alike: a
+    keypoint then means the same on each."""
     learning_rate: float = 1e-4
     """The optimiser's; the edge weights' is 512 times as much."""
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -116,7 +126,9 @@ def train(options: Options) -> Path:
     with local_main_first():  # videos are decoded into a cache once
         data = open_data(options.data, options.image_size, "train", options.data_root)
         held_out = open_data(options.data, options.image_size, "val", options.data_root)
-    held_out = _first_images(held_out, device)
+    if options.visible == "clip":
+        data, held_out = _pairs(data, options.seed), _pairs(held_out)
+    held_out = _held_out(held_out, device)
     loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
 
@@ -140,9 +152,10 @@ def train(options: Options) -> Path:
     )
 
     while step < options.steps:
-        images = to_network(next(batches).image, device)
+        images, looks, clips = _batch(next(batches), device)
         if options.flip:
-            images = random_flip(images, seeded_generator(options.seed, step, rank, "flip"))
+            draws = [seeded_generator(options.seed, step, rank, "flip") for _ in range(2)]
+            images, looks = map(random_flip, (images, looks), draws)
         mask = patch_mask(
             len(images),
             options.image_size,
@@ -153,7 +166,10 @@ def train(options: Options) -> Path:
         )
         model.train()
         with accelerator.autocast():
-            loss = perceptual(model(images, mask).images, images)
+            made = model(images, mask, looks)
+            loss = perceptual(made.images, images)
+            if options.agreement_weight:
+                loss = loss + options.agreement_weight * disagreement(made.keypoints, clips)
         optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()
@@ -171,7 +187,7 @@ def train(options: Options) -> Path:
             log.numbers(step, {"loss": value, "alpha": alpha, **edges})
             progress.set_postfix(loss=f"{value:.4f}")
         if step % options.sample_every == 0 or last:
-            held_out_loss, picture = _examine(accelerator, ema.module, held_out, perceptual, options)
+            held_out_loss, picture = _examine(accelerator, ema.module, *held_out, perceptual, options)
             log.numbers(step, {"held_out_loss": held_out_loss})
             log.picture(step, "reconstructions", picture)
         if step % options.save_every == 0 or last:
@@ -255,7 +271,12 @@ def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def _examine(
-    accelerator: Accelerator, model: AutoLink, images: Tensor, perceptual: PerceptualLoss, options: Options
+    accelerator: Accelerator,
+    model: AutoLink,
+    images: Tensor,
+    looks: Tensor,
+    perceptual: PerceptualLoss,
+    options: Options,
 ) -> tuple[float, Tensor]:
     """Loss of the averaged model on held-out images under fixed masks, and a picture of some of them.
 
@@ -270,7 +291,7 @@ def _examine(
         device=images.device,
     )
     with accelerator.autocast():
-        made = model(images, mask)
+        made = model(images, mask, looks)
         loss = perceptual(made.images, images).item()
     shown = slice(None, None, math.ceil(len(images) / SHOWN))  # spread out: neighbours are of one clip
     originals = (images[shown] + 1) / 2
@@ -278,19 +299,35 @@ def _examine(
         to_uint8(originals),
         overlay(originals, made.keypoints[shown], model.edge_weights),
         to_uint8(edge_map_image(made.edge_map[shown])),
-        to_uint8((images[shown] * mask[shown] + 1) / 2),
+        to_uint8((looks[shown] * mask[shown] + 1) / 2),
         to_uint8((made.images[shown] + 1) / 2),
     ]
     rows = torch.stack(columns, dim=1).flatten(0, 1)
     return loss, image_grid(rows, columns=len(columns))
 
 
-def _first_images(data: torch.utils.data.Dataset, device: torch.device) -> Tensor:
-    """Up to `HELD_OUT` images spread evenly over a data set, in [−1, 1]."""
-    picked = [data[place].image for place in evenly(len(data), HELD_OUT)]
-    if not picked:
+def _pairs(data: SampleSet | Shards, seed: int = 0) -> FramePairs:
+    if isinstance(data, Shards):
+        raise UserError(
+            "--visible clip needs the frames of a clip at hand; of shards, only --visible image can be learned"
+        )
+    return FramePairs(data, seed)
+
+
+def _batch(batch: Sample | Pair, device: torch.device) -> tuple[Tensor, Tensor, Sequence[str]]:
+    """Images to reconstruct and images whose patches are visible, (B, 3, S, S) in [−1, 1]; and their clips."""
+    if isinstance(batch, Pair):
+        return to_network(batch.driving, device), to_network(batch.source, device), batch.clip
+    images = to_network(batch.image, device)
+    return images, images, batch.clip
+
+
+def _held_out(data: SampleSet | FramePairs, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Up to `HELD_OUT` images spread evenly over a data set, and those whose patches are visible."""
+    if not len(data):
         raise UserError("the held-out split of the data is empty; a data set needs at least two images")
-    return to_network(torch.stack(picked), device)
+    picked = data.spread(HELD_OUT) if isinstance(data, FramePairs) else [data[i] for i in evenly(len(data), HELD_OUT)]
+    return _batch(default_collate(picked), device)[:2]
 
 
 @command

@@ -38,7 +38,9 @@ def planned(clips: Path, output: Path) -> Path:
     """A run folder whose plan is made: a few steps of tiny networks."""
     keep_frames(clips / "a.mp4", clips / "b.mp4", output / "frames", 32)
     about = {"src": str((clips / "a.mp4").resolve()), "driver": str((clips / "b.mp4").resolve())}
-    (output / "plan.json").write_text(json.dumps({**about, "minutes": 1.0, "perceptual": "pyramid", **PLAN}))
+    (output / "plan.json").write_text(
+        json.dumps({**about, "minutes": 1.0, "perceptual": "pyramid", "fit": "crop", **PLAN})
+    )
     return output
 
 
@@ -70,6 +72,7 @@ def test_the_model_says_what_it_was_learned_from(learned: Path) -> None:
     assert model.config.image_size == 32 and model.config.autolink.keypoints == learn.KEYPOINTS
     about = read_header(learned)["metadata"]
     assert about["learned_from"] == {"src": "a.mp4", "driver": "b.mp4", "minutes": 1.0}
+    assert about["usual_confidence"] == min(about["held_out"][clip]["confidence"] for clip in ("src", "driver")) > 0
     assert about["held_out"] == json.loads((learned.parent / "held_out.json").read_text())
     graph = read_tensors(learned.parent / "graph" / "model.safetensors")
     assert all(torch.equal(value, graph[name]) for name, value in model.autolink.state_dict().items())
@@ -123,14 +126,15 @@ def test_held_out_numbers_by_hand(clips: Path, tmp_path: Path) -> None:
     for clip in ("src", "driver"):
         seen, wanted = images(f"train/{clip}-0"), images(f"val/{clip}")
         assert len(seen) == 18 and len(wanted) == 2
-        sums = dict.fromkeys(("l1", "l1_of_copying", "l1_of_nearest", "keypoint_spread"), 0.0)
+        sums = dict.fromkeys(("l1", "l1_of_copying", "l1_of_nearest", "keypoint_spread", "confidence"), 0.0)
         for image in wanted:
-            pose, poses = model.autolink.detect(image[None]).xy, model.autolink.detect(seen).xy
+            (pose, certain), poses = model.autolink.detect(image[None]), model.autolink.detect(seen).xy
             nearest = min(range(18), key=lambda n: (poses[n] - pose[0]).square().sum().item())
             with torch.no_grad():
                 made = model.transfer(seen[:1], poses[:1], pose)[0]
             for name, other in (("l1", made), ("l1_of_copying", seen[0]), ("l1_of_nearest", seen[nearest])):
                 sums[name] += (other - image).abs().mean().item() / 2
+            sums["confidence"] += certain.mean().item() / 2
             sums["keypoint_spread"] += pose.var(dim=1, unbiased=False).sum().sqrt().item() / 2
         assert found[clip] == pytest.approx(sums, abs=2e-4)
 
@@ -159,6 +163,16 @@ def test_the_last_tenth_is_held_out_and_both_clips_count_alike(tmp_path: Path) -
     driver = [sample.image for sample in train if sample.clip == "train/driver-0"]
     assert np.abs(np.subtract(levels(driver), range(90))).max() <= 2  # H.264
     assert np.abs(np.subtract(levels([sample.image for sample in val][:10]), range(90, 100))).max() <= 2
+
+
+@pytest.mark.parametrize(("fit", "rows"), [("crop", [50] * 16), ("pad", [0] * 4 + [50] * 8 + [100] * 4)])
+def test_a_tall_clip_is_cut_or_kept_whole(tmp_path: Path, fit: str, rows: list[int]) -> None:
+    """A quarter black, half grey, a quarter white, from top to bottom."""
+    frame = np.repeat(np.repeat(np.uint8([0, 100, 100, 200]), 16)[:, None, None], 32, 1).repeat(3, 2)
+    write_video(tmp_path / "tall.mp4", [frame] * 20, 10)
+    keep_frames(tmp_path / "tall.mp4", tmp_path / "tall.mp4", tmp_path / "frames", 16, fit)
+    shown = open_data(str(tmp_path / "frames"), 16)[0].image
+    assert np.abs(np.subtract(levels(list(shown[:, :, 8].T)), rows)).max() <= 6  # at borders, of chroma and resampling
 
 
 # How long
@@ -231,6 +245,7 @@ def command(monkeypatch: pytest.MonkeyPatch, clips: Path, output: Path, *more: o
     return 0
 
 
+AGAIN = ["--output", "run", "--minutes", "1", "--perceptual", "pyramid", "--resume"]
 WRONG = {
     "same clip twice": (["--src", "b.mp4"], "is source and driver"),
     "image as source": (["--src", "portrait.png"], "portrait.png: 1 frame(s), too few"),
@@ -241,6 +256,7 @@ WRONG = {
     "taken folder": (["--output", "run"], "--resume"),
     "resumed with another clip": (["--output", "run", "--src", "short.mp4", "--resume"], "short.mp4"),
     "resumed with another time": (["--output", "run", "--minutes", "3", "--resume"], "not 3"),
+    "resumed with another fit": ([*AGAIN, "--fit", "pad"], "not pad"),
     "no such device": (["--device", "abacus"], "--device abacus"),
 }
 

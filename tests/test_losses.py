@@ -11,7 +11,7 @@ from torchvision import models
 
 from autolink import UserError
 from autolink.data import open_data
-from autolink.losses import PerceptualLoss, mean_difference
+from autolink.losses import PerceptualLoss, disagreement, mean_difference
 from autolink.scenes import damaged
 
 
@@ -162,3 +162,26 @@ def test_features_under_autocast_are_those_of_weights_rounded_each_time(no_weigh
         assert all(torch.equal(a, b) for a, b in zip(rounded, expected))
     assert rounded[0].dtype == torch.bfloat16 and not torch.equal(rounded[-1].float(), exact[-1])
     assert all(torch.equal(a, b) for a, b in zip(features(images), exact))
+
+
+def test_disagreement_is_about_shape_alone():
+    shape = torch.tensor([[0.0, 0.4], [0.3, -0.2], [-0.3, -0.2]])
+    elsewhere = 1.5 * shape + torch.tensor([0.2, -0.1])
+    assert disagreement(torch.stack([shape, elsewhere]), ["a", "b"]).item() < 1e-3
+    # Opposite shapes lie at distance 1 from their mean, which is 0.
+    assert disagreement(torch.stack([shape, -shape]), ["a", "b"]).item() == pytest.approx(1, abs=0.03)
+    assert disagreement(torch.stack([shape, -shape]), ["a", "a"]).item() == 0
+
+
+def test_disagreement_compares_means_of_clips():
+    """Two clips whose poses differ from image to image, and not on average."""
+    shape, move = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
+    poses = torch.stack([shape + move, shape - move, shape, shape])
+    assert disagreement(poses, ["a", "a", "b", "b"]).item() == pytest.approx(0, abs=1e-6)
+    assert disagreement(poses, ["a", "b", "a", "b"]).item() > 0.01
+
+
+def test_knots_of_keypoints_have_gradients_that_are_finite_and_small():
+    knots = (1e-4 * torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    disagreement(knots, ["a", "b", "a", "b"]).backward()
+    assert 0 < knots.grad.abs().max() < 0.05

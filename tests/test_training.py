@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from autolink import UserError, load
+from autolink import AutoLink, UserError, load
+from autolink.data import open_data
+from autolink.losses import disagreement
 from autolink.train import Options, autolink_for, train
 from autolink.training import Ema, SeededBatches, seeded_generator
 from autolink.weights import read_tensors
@@ -80,6 +82,52 @@ def test_a_resumed_run_equals_an_unbroken_one(images, tmp_path):
     assert all(torch.equal(state[0][key], state[1][key]) for key in state[0])
     logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in "ab"]
     assert json.loads(logs[0][-1]) == json.loads(logs[1][-1])
+
+
+@pytest.fixture
+def clips(images: Path) -> Path:
+    """The images as frames of two clips, two of each held out."""
+    for number, path in enumerate(sorted(images.iterdir())):
+        folder = images / ("val" if number < 4 else "train") / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    return images
+
+
+def test_visible_patches_can_be_another_frame_of_the_clip(clips, tmp_path, monkeypatch):
+    seen = []
+    forward = AutoLink.forward
+
+    def watch(model, images, mask, looks):
+        seen.append((images, looks))
+        return forward(model, images, mask, looks)
+
+    monkeypatch.setattr(AutoLink, "forward", watch)
+    how = dict(visible="clip", agreement_weight=0.1)
+    unbroken = train(options(clips, tmp_path / "a", **how))
+    train(options(clips, tmp_path / "b", steps=3, **how))
+    resumed = train(options(clips, tmp_path / "b", resume=True, **how))
+    first, second = load_file(unbroken), load_file(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+    clip_of = {sample.image.numpy().tobytes(): sample.clip for sample in open_data(str(clips), 32)}
+    clip_of |= {sample.image.numpy().tobytes(): sample.clip for sample in open_data(str(clips), 32, "val")}
+    for images, looks in seen:
+        pairs = [
+            [((image + 1) * 127.5).round().byte().numpy().tobytes() for image in pair] for pair in zip(images, looks)
+        ]
+        assert all(image != look and clip_of[image] == clip_of[look] for image, look in pairs)
+
+
+def test_agreement_draws_the_clips_poses_together(clips, tmp_path):
+    def distance(weight: float) -> float:
+        how = dict(visible="clip", agreement_weight=weight, steps=40, learning_rate=3e-3, sample_every=40)
+        model = load(train(options(clips, tmp_path / f"{weight}", **how)))
+        data = open_data(str(clips), 32)
+        found = model.detect(torch.stack([sample.image for sample in data]).float() / 255).xy
+        return disagreement(found, data.clips).item()
+
+    assert distance(1.0) < 0.5 * distance(0.0)
 
 
 def test_a_run_leaves_all_that_was_promised(images, tmp_path):

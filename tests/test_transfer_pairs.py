@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from autolink import UserError
+from autolink.data.pairs import FramePairs
 from autolink.data.synthetic import SyntheticFigures
 from autolink.training import SeededBatches
-from autolink_apps.pose_transfer.pairs import FramePairs, augment
+from autolink_apps.pose_transfer.augment import augment
 
 
 class Frames:
@@ -50,9 +51,9 @@ def test_clips_of_one_frame_are_an_error() -> None:
 
 def test_pairs_of_synthetic_figures_show_one_figure() -> None:
     frames = SyntheticFigures(32, "val", length=16)
-    source, driving = FramePairs(frames)[3]
+    source, driving, clip = FramePairs(frames)[3]
     assert source.shape == driving.shape == (3, 32, 32) and source.dtype == torch.uint8
-    assert torch.equal(driving, frames[3].image) and not torch.equal(source, driving)
+    assert clip == frames.clips[3] and torch.equal(driving, frames[3].image) and not torch.equal(source, driving)
 
 
 def test_pairs_of_real_faces_show_one_person(real_data: Path) -> None:

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from autolink.data import Sample
+from autolink.data.pairs import FramePairs
 from autolink.data.sample import evenly
 from autolink.errors import UserError, command
 from autolink.images import square
@@ -46,9 +47,9 @@ from autolink.training import (
 from autolink.video import open_frames
 from autolink.weights import read_header
 
+from .augment import augment
 from .lesson import Lesson, errors, network_inputs, paint, picture
 from .model import PoseTransfer
-from .pairs import FramePairs, augment
 
 FEWEST_FRAMES, MOST_FRAMES = 20, 1000
 """A source with fewer frames is refused; of a longer one, frames at even distances are taken."""
@@ -155,7 +156,7 @@ def adapt(
     progress = tqdm(total=steps, initial=step, **bar)
 
     while step < steps:
-        looks, driving = (to_network(frames, accelerator.device) for frames in next(batches))
+        looks, driving = (to_network(frames, accelerator.device) for frames in next(batches)[:2])
         if augmented:
             draws = seeded_generator(options.seed, step, accelerator.process_index, "augment")
             looks, driving = augment(looks, driving, draws)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from autolink.data import open_data
 from autolink.visualize import save_png
 
 from .adapt import nearest_frames, read_frames
+from .framing import Fit, cut, whole
 from .model import PoseTransfer
 from .motion import spread
 
@@ -22,8 +24,10 @@ AT_ONCE = 8
 """Frames that are painted at once."""
 
 
-def keep_frames(src: Path, driver: Path, folder: Path, size: int) -> None:
+def keep_frames(src: Path, driver: Path, folder: Path, size: int, fit: Fit = "crop") -> None:
     """Write square frames of both clips as `train/` and `val/`, a folder a clip; the last tenth of each is `val`.
+
+    `fit` says how frames become square, as it does of `autolink-transfer`.
 
     The shorter clip's training frames are written as often as it takes to come near the number of the longer one's,
     so that both count alike.
@@ -31,7 +35,12 @@ def keep_frames(src: Path, driver: Path, folder: Path, size: int) -> None:
     Raises:
         UserError: If a clip cannot be read, or is too short.
     """
-    clips = {"src": read_frames(src, size), "driver": read_frames(driver, size)}
+
+    def see(_: int, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        return cut(image, whole(width, height, fit), size)
+
+    clips = {"src": read_frames(src, size, see), "driver": read_frames(driver, size, see)}
     shutil.rmtree(folder, ignore_errors=True)
     longest = max(map(len, clips.values()))
     for name, images in clips.items():
@@ -49,20 +58,21 @@ def held_out(model: PoseTransfer, frames: Path) -> dict[str, dict[str, float]]:
     Returns:
         For `src` and `driver`: `l1` of the model; `l1_of_copying` the source; and `l1_of_nearest`, of the training
         frame whose keypoints are nearest to those of the held-out frame. Also `keypoint_spread`, the mean size of the
-        poses (`motion.spread`): if it differs much, the keypoints do not mean the same on both clips.
+        poses (`motion.spread`): if it differs much, the keypoints do not mean the same on both clips; and their mean
+        `confidence`.
     """
     size, device = model.config.image_size, model.autolink.edge_weights.device
     numbers = {}
     for clip in ("src", "driver"):
         known, last = _images(frames, size, "train", f"{clip}-0"), _images(frames, size, "val", clip)
         source, wanted = known[:1].to(device) / 255, last.to(device) / 255
-        poses = torch.cat([model.autolink.detect(batch).xy for batch in wanted.split(AT_ONCE)])
+        poses, confidence = map(torch.cat, zip(*(model.autolink.detect(batch) for batch in wanted.split(AT_ONCE))))
         encoded = model.encode(source, model.autolink.detect(source).xy)
         made = torch.cat([model.drive(encoded, batch) for batch in poses.split(AT_ONCE)])
         nearest = nearest_frames(model.autolink, known, poses).to(device) / 255
         candidates = {"l1": made, "l1_of_copying": source, "l1_of_nearest": nearest}
         l1 = {name: (images - wanted).abs().mean() for name, images in candidates.items()}
-        found = {**l1, "keypoint_spread": spread(poses).mean()}
+        found = {**l1, "keypoint_spread": spread(poses).mean(), "confidence": confidence.mean()}
         numbers[clip] = {name: round(value.item(), 4) for name, value in found.items()}
     return numbers
 

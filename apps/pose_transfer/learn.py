@@ -1,7 +1,9 @@
 """Learn a kind of object that no shipped model knows, from two clips of it: `autolink-transfer … --learn MINUTES`.
 
-The frames of both clips together teach keypoints and graph (`autolink.train`), so that a keypoint can mean the same
-place on both (a warning says if it evidently does not); then the transfer network (`train.py`). How many steps each
+The frames of both clips together teach keypoints and graph (`autolink.train`). What the decoder sees of a frame's
+looks is another frame of the same clip, and the mean poses of both clips are drawn towards one shape: so the graph
+carries motion rather than who it is, and a keypoint means the same on both (a warning says if it evidently does not).
+Then comes the transfer network (`train.py`). How many steps each
 stage takes is decided right before it begins, from the time that a few of its steps take on this machine, and written
 into the plan; with `resume`, stages that are done are skipped and the one that was interrupted goes on exactly where
 its last checkpoint was.
@@ -37,6 +39,7 @@ from autolink.training import CHECKPOINT, RunOptions, logger
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
 from autolink_apps.pose_transfer.frames import held_out, keep_frames
+from autolink_apps.pose_transfer.framing import Fit
 from autolink_apps.pose_transfer.model import PoseTransfer
 
 IMAGE_SIZE = 128
@@ -51,7 +54,12 @@ GRAPH_BATCH, NETWORK_BATCH = 16, 8
 LEARNING_RATE = 4e-4
 BEGINNING = "faces-transfer"
 """The shipped network that the new one begins as: moving and blending pixels is the same for any kind of object."""
-SHARES = {"graph": 0.4, "network": 0.5}
+VISIBLE_SHARE, CELLS = 0.4, 8
+"""How much of another frame of the clip the decoder sees, in large patches: it should know the looks, and not the
+pose."""
+AGREEMENT_WEIGHT = 0.03
+"""Three times as much, and one rigid pose fits both clips; without, the graph tells them apart."""
+SHARES = {"graph": 0.35, "network": 0.55}
 """Of the minutes; what is left over goes into reading the clips, measuring speed, pictures and checkpoints."""
 SPREAD_RATIO = 2.0
 """Poses that differ in size by more than this hardly do so for the way in which the clips are framed."""
@@ -75,6 +83,9 @@ class Options:
     """How long to learn."""
     perceptual: Features = "builtin"
     """Features of both losses: squeezenet, vgg16 (ten times the work), builtin (shipped) or pyramid (weaker)."""
+    fit: Fit = "crop"
+    """How frames become square. crop: their middle. pad: all of them, for tall or wide clips; to be repeated when the
+    model is used."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` …"""
     resume: bool = False
@@ -100,6 +111,7 @@ class Plan:
     driver: str
     minutes: float
     perceptual: Features
+    fit: Fit
     graph: Stage | None = None
     network: Stage | None = None
 
@@ -120,6 +132,7 @@ def learn(
     device: str = "auto",
     resume: bool = False,
     perceptual: Features = "builtin",
+    fit: Fit = "crop",
 ) -> Path:
     """Learn from two clips, and return the file of the model (`model.safetensors` in the run folder).
 
@@ -131,12 +144,13 @@ def learn(
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
         resume: Go on with the plan in the run folder.
         perceptual: Features of both losses.
+        fit: How frames become square.
 
     Raises:
         UserError: If a clip cannot be used, the run folder holds something else, or features have no weights here.
     """
     precision = "bf16" if computes_bfloat16(pick_device(device)) else "no"
-    asked = Plan(str(src.resolve()), str(driver.resolve()), minutes, perceptual)
+    asked = Plan(str(src.resolve()), str(driver.resolve()), minutes, perceptual, fit)
     plan = _take_up(asked, output) if resume else _begin(asked, output)
     result, frames = output / "model.safetensors", output / "frames"
     if result.is_file():
@@ -161,6 +175,7 @@ def learn(
     print(json.dumps(numbers, indent=2))
     _compare_spreads(*(numbers[clip]["keypoint_spread"] for clip in ("src", "driver")))
     about = {"learned_from": {"src": src.name, "driver": driver.name, "minutes": minutes}, "held_out": numbers}
+    about["usual_confidence"] = min(numbers[clip]["confidence"] for clip in ("src", "driver"))
     return model.save_pretrained(result, {**model.metadata, **about})
 
 
@@ -172,7 +187,7 @@ def _begin(plan: Plan, output: Path) -> Plan:
         raise UserError(f"{plan.minutes:g} minutes of learning: expected more than 0; 20 is a good beginning")
     if (output / "plan.json").is_file():
         raise UserError(f"{output} already holds something learned; add --resume to go on, or name another folder")
-    keep_frames(Path(plan.src), Path(plan.driver), output / "frames", IMAGE_SIZE)
+    keep_frames(Path(plan.src), Path(plan.driver), output / "frames", IMAGE_SIZE, plan.fit)
     plan.save(output)
     return plan
 
@@ -184,7 +199,7 @@ def _take_up(asked: Plan, output: Path) -> Plan:
         raise UserError(f"--resume: there is no plan.json in {output}; leave --resume out to begin")
     kept = json.loads(path.read_text())
     plan = Plan(**kept | {name: kept[name] and Stage(**kept[name]) for name in ("graph", "network")})
-    for name in ("src", "driver", "minutes", "perceptual"):
+    for name in ("src", "driver", "minutes", "perceptual", "fit"):
         before, now = getattr(plan, name), getattr(asked, name)
         if before != now:
             raise UserError(f"{output} was begun with {name} {before}, not {now}; name another folder for that")
@@ -197,6 +212,10 @@ def _graph_options(shared: dict[str, Any], stage: Stage, output: Path) -> graph_
         **_stage_options(stage),
         output=output / "graph",
         keypoints=KEYPOINTS,
+        visible="clip",
+        mask_ratio=1 - VISIBLE_SHARE,
+        mask_cells=CELLS,
+        agreement_weight=AGREEMENT_WEIGHT,
         thickness=GRAPH_SIZES.get(stage.image_size, max(GRAPH_SIZES.values())),
     )
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from autolink.adversarial import Discriminator
 from autolink.data import open_data
+from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
@@ -37,9 +38,9 @@ from autolink.training import (
     start,
     to_network,
 )
+from autolink_apps.pose_transfer.augment import augment
 from autolink_apps.pose_transfer.lesson import Lesson, errors, network_inputs, paint, picture
 from autolink_apps.pose_transfer.model import Appearance, PoseTransfer
-from autolink_apps.pose_transfer.pairs import FramePairs, augment
 
 HELD_OUT = 64
 """Held-out pairs on which the error is measured while training."""
@@ -99,7 +100,7 @@ def train(options: Options) -> Path:
 
     accelerator = start(options)
     device, rank = accelerator.device, accelerator.process_index
-    held_out = [to_network(torch.stack(images), device) for images in zip(*others.spread(HELD_OUT))]
+    held_out = [to_network(torch.stack(images), device) for images in list(zip(*others.spread(HELD_OUT)))[:2]]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
 
     # `model` is what is saved, sampled and measured: it holds the average of the network that learns.
@@ -128,7 +129,7 @@ def train(options: Options) -> Path:
     progress = tqdm(total=options.steps, initial=step, **bar)
 
     while step < options.steps:
-        source, driving = (to_network(frames, device) for frames in next(batches))
+        source, driving = (to_network(frames, device) for frames in next(batches)[:2])
         if options.augment:
             source, driving = augment(source, driving, seeded_generator(options.seed, step, rank, "augment"))
         adam.zero_grad()
@@ -159,7 +160,7 @@ def train(options: Options) -> Path:
         if step % options.save_every == 0 or last:
             if accelerator.is_main_process:
                 about = {
-                    "data": pairs.frames.name,
+                    "data": pairs.name,
                     "steps": step,
                     "autolink": str(chosen),
                     "torch": torch.__version__,

@@ -1,8 +1,8 @@
-"""Pairs of frames of one clip: what the transfer network learns from (Appendix C.2).
+"""Pairs of frames of one clip: one shows how the individual looks, the other one the pose.
 
 Which pair an index stands for depends on the index and the seed alone, so a resumed run sees the same pairs.
 
-Shapes: B batch, S image side.
+Shapes: S image side.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ import logging
 import random
 from typing import NamedTuple
 
-import kornia.augmentation as kornia
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from autolink.data import SampleSet
-from autolink.data.sample import evenly
+from autolink.data.sample import SampleSet, evenly
 from autolink.errors import UserError
-from autolink.training import global_draws
 
 PARTNERS = 100
 """Pairs in one round of the data for each frame; a short clip has fewer partners to offer and repeats
@@ -34,7 +30,9 @@ class Pair(NamedTuple):
     source: Tensor
     """Gives the looks."""
     driving: Tensor
-    """Gives the pose, and is what the network should paint."""
+    """Gives the pose, and is what a network should paint."""
+    clip: str
+    """Their clip."""
 
 
 class FramePairs(Dataset[Pair]):
@@ -54,7 +52,7 @@ class FramePairs(Dataset[Pair]):
         for index, clip in enumerate(frames.clips):
             if clip:
                 clips.setdefault(clip, []).append(index)
-        self.frames, self.seed = frames, seed
+        self.frames, self.seed, self.name = frames, seed, frames.name
         self.clips = [members for members in clips.values() if len(members) > 1]
         self.members = [(c, place) for c, members in enumerate(self.clips) for place in range(len(members))]
         if not self.clips:
@@ -78,36 +76,9 @@ class FramePairs(Dataset[Pair]):
 
     def __getitem__(self, index: int) -> Pair:
         source, driving = self.indices(index)
-        return Pair(self.frames[source].image, self.frames[driving].image)
+        shown = self.frames[driving]
+        return Pair(self.frames[source].image, shown.image, shown.clip)
 
     def spread(self, count: int) -> list[Pair]:
         """Up to `count` pairs with driving frames spread evenly over the data: always the same ones."""
         return [self[place] for place in evenly(len(self.members), count)]
-
-
-def augment(source: Tensor, driving: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Change both frames of a pair in the same way, each pair by draws of its own.
-
-    Half of the pairs are mirrored, half are turned, shifted and scaled a little, and of most the colours change. So
-    a driving frame still shows what its source does; keypoints are to be found afterwards.
-
-    Args:
-        source: (B, 3, S, S) in [−1, 1].
-        driving: (B, 3, S, S), frames of the same clips.
-        generator: Where the draws come from; a generator on the CPU.
-
-    Returns:
-        Both, changed, in [−1, 1].
-    """
-    with global_draws(generator):  # kornia's
-        moved = _PLACES(torch.cat([source, driving], dim=1))  # as channels of one image they move as one,
-        coloured = _COLOURS(torch.cat(moved.chunk(2, dim=1), dim=3) / 2 + 0.5)  # side by side they get one colour
-    source, driving = (frames.contiguous(memory_format=torch.channels_last) for frames in coloured.chunk(2, dim=3))
-    return source * 2 - 1, driving * 2 - 1
-
-
-_PLACES = nn.Sequential(
-    kornia.RandomHorizontalFlip(p=0.5),
-    kornia.RandomAffine(degrees=10.0, translate=(0.05, 0.05), scale=(0.9, 1.1), padding_mode="reflection", p=0.5),
-)
-_COLOURS = kornia.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, p=0.8)
