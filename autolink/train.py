@@ -24,7 +24,6 @@ from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
 from autolink.data.sample import Sample, SampleSet, evenly
-from autolink.data.shards import Shards
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
@@ -127,7 +126,7 @@ def train(options: Options) -> Path:
         data = open_data(options.data, options.image_size, "train", options.data_root)
         held_out = open_data(options.data, options.image_size, "val", options.data_root)
     if options.visible == "clip":
-        data, held_out = _pairs(data, options.seed), _pairs(held_out)
+        data, held_out = FramePairs(data, options.seed), FramePairs(held_out)
     held_out = _held_out(held_out, device)
     loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
@@ -304,14 +303,6 @@ def _examine(
     ]
     rows = torch.stack(columns, dim=1).flatten(0, 1)
     return loss, image_grid(rows, columns=len(columns))
-
-
-def _pairs(data: SampleSet | Shards, seed: int = 0) -> FramePairs:
-    if isinstance(data, Shards):
-        raise UserError(
-            "--visible clip needs the frames of a clip at hand; of shards, only --visible image can be learned"
-        )
-    return FramePairs(data, seed)
 
 
 def _batch(batch: Sample | Pair, device: torch.device) -> tuple[Tensor, Tensor, Sequence[str]]:

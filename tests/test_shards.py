@@ -259,7 +259,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="2 shards to train on are too few for 3 processes"):
         open_data(write_shards(tmp_path / "few", [1, 1, 1]), 16).batches(4, seed=0, world=3)
     with pytest.raises(UserError, match="shards hold single images, but clips are needed here"):
-        _ = open_data(pattern, 16).clips
+        train(options(pattern, tmp_path / "run", visible="clip"))
 
 
 def test_a_shard_that_is_cut_off_says_so(tmp_path):
