@@ -23,7 +23,7 @@ from tqdm import tqdm
 from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
-from autolink.data.sample import Sample, SampleSet, evenly
+from autolink.data.sample import Sample, SampleSet, spread
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
@@ -317,7 +317,7 @@ def _held_out(data: SampleSet | FramePairs, device: torch.device) -> tuple[Tenso
     """Up to `HELD_OUT` images spread evenly over a data set, and those whose patches are visible."""
     if not len(data):
         raise UserError("the held-out split of the data is empty; a data set needs at least two images")
-    picked = data.spread(HELD_OUT) if isinstance(data, FramePairs) else [data[i] for i in evenly(len(data), HELD_OUT)]
+    picked = data.spread(HELD_OUT) if isinstance(data, FramePairs) else spread(data, HELD_OUT)
     return _batch(default_collate(picked), device)[:2]
 
 

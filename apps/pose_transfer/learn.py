@@ -3,10 +3,9 @@
 The frames of both clips together teach keypoints and graph (`autolink.train`). What the decoder sees of a frame's
 looks is another frame of the same clip, and the mean poses of both clips are drawn towards one shape: so the graph
 carries motion rather than who it is, and a keypoint means the same on both (a warning says if it evidently does not).
-Then comes the transfer network (`train.py`). How many steps each
-stage takes is decided right before it begins, from the time that a few of its steps take on this machine, and written
-into the plan; with `resume`, stages that are done are skipped and the one that was interrupted goes on exactly where
-its last checkpoint was.
+Then comes the transfer network (`train.py`). How many steps each stage takes is decided right before it begins, from
+the time that a few of its steps take on this machine, and written into the plan; with `resume`, stages that are done
+are skipped and the one that was interrupted goes on exactly where its last checkpoint was.
 
 The run folder: `plan.json`; `frames/`, the square frames, the last tenth of each clip held out; `graph/` and
 `network/`, the run folders of the two stages; `preview.png`, their latest picture; `held_out.json`; and

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import tyro
 from torch import Tensor
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from autolink.adversarial import Discriminator
@@ -100,7 +101,7 @@ def train(options: Options) -> Path:
 
     accelerator = start(options)
     device, rank = accelerator.device, accelerator.process_index
-    held_out = [to_network(torch.stack(images), device) for images in list(zip(*others.spread(HELD_OUT)))[:2]]
+    held_out = [to_network(frames, device) for frames in default_collate(others.spread(HELD_OUT))[:2]]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
 
     # `model` is what is saved, sampled and measured: it holds the average of the network that learns.
