@@ -24,6 +24,8 @@ LearnedThickness = Literal["no", "shared", "independent"]
 
 LEARNING_RATE_FACTOR = 512
 """The edge weights learn this much faster than the networks, because SoftPlus is flat where they start."""
+INITIAL_WEIGHT = 0.018
+"""Around which the edge weights start: SoftPlus of −4 (official code)."""
 
 
 def draw_edges(
@@ -118,13 +120,25 @@ class EdgeGraph(nn.Module):
         self.drawing = drawing
         strokes = keypoints if drawing == "keypoints" else edges
         self.channel_count = edges if drawing == "edge-channels" else 1
-        logits = torch.randn(strokes) * 0.1 - 4  # weights start near 0.018
-        self.scaled_logits = nn.Parameter(logits / LEARNING_RATE_FACTOR)
+        self.scaled_logits = nn.Parameter(torch.empty(strokes))
+        self.start(INITIAL_WEIGHT)
         self.fixed_thickness = thickness
         self.log_thickness = None
         if learned_thickness != "no":
             shape = () if learned_thickness == "shared" else (strokes,)
             self.log_thickness = nn.Parameter(torch.full(shape, math.log(thickness)))
+
+    @torch.no_grad()
+    def start(self, weight: float) -> None:
+        """Forget what was learned, and begin with all weights near `weight`.
+
+        Raises:
+            UserError: If the weight is not positive.
+        """
+        if not weight > 0:
+            raise UserError(f"edge weights cannot start at {weight:g}; give a positive number")
+        logit = weight + math.log(-math.expm1(-weight))  # of which SoftPlus makes the weight
+        self.scaled_logits.normal_(0, 0.1).add_(logit).div_(LEARNING_RATE_FACTOR)
 
     @property
     def weights(self) -> Tensor:

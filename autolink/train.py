@@ -24,7 +24,7 @@ from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
 from autolink.data.sample import Sample, SampleSet, spread
-from autolink.edges import Drawing, LearnedThickness
+from autolink.edges import INITIAL_WEIGHT, Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
 from autolink.masking import patch_mask
@@ -87,6 +87,11 @@ class Options(RunOptions):
     keypoint then means the same on each."""
     learning_rate: float = 1e-4
     """The optimiser's; the edge weights' is 512 times as much."""
+    graph_learning_rate: float | None = None
+    """In its place for the edge weights, 512 times as much again; default the same. A lower one keeps weak edges alive
+    while the keypoints still look for their places."""
+    edge_weight: float = INITIAL_WEIGHT
+    """Weight of all edges at the start. Heavier ones are seen and moved from the first step on."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam with β = (0.9, 0.99) (paper), or adamw with β = (0.9, 0.999) and weight decay 1e-3 (official code)."""
     fixed_alpha: bool = False
@@ -131,7 +136,8 @@ def train(options: Options) -> Path:
     loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
 
-    model: nn.Module = AutoLink(options.model_config).to(memory_format=torch.channels_last)
+    model = AutoLink(options.model_config).to(memory_format=torch.channels_last)
+    model.graph.start(options.edge_weight)
     if accelerator.num_processes > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema = Ema(model.to(device))
@@ -260,12 +266,18 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
     return train(learning)
 
 
-def _optimizer(options: Options, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(options: Options, model: AutoLink) -> torch.optim.Optimizer:
     """The optimiser of the paper or of the official code."""
+    rate, graph_rate = options.learning_rate, options.graph_learning_rate
+    groups: list[dict[str, Any]] = [  # in the order of the model's parameters, by which checkpoints number them
+        {"params": model.detector.parameters()},
+        {"params": model.graph.parameters(), "lr": rate if graph_rate is None else graph_rate},
+        {"params": model.decoder.parameters()},
+    ]
     if options.optimizer == "adamw":
         settings = dict(betas=(0.9, 0.999), weight_decay=1e-3)
-        return torch.optim.AdamW(model.parameters(), options.learning_rate, **settings, fused=True)
-    return torch.optim.Adam(model.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
+        return torch.optim.AdamW(groups, rate, **settings, fused=True)
+    return torch.optim.Adam(groups, rate, betas=(0.9, 0.99), fused=True)
 
 
 @torch.no_grad()

@@ -109,6 +109,15 @@ def test_optimisers_are_the_paper_s_and_the_official_code_s():
     assert adamw.defaults["betas"] == (0.9, 0.999) and adamw.defaults["weight_decay"] == 1e-3
 
 
+def test_edge_weights_have_a_learning_rate_of_their_own():
+    model = AutoLink(TINY)
+    adam = _optimizer(Options("x", learning_rate=3e-4, graph_learning_rate=5e-5), model)
+    of = {id(p): group["lr"] for group in adam.param_groups for p in group["params"]}
+    assert {name for name, p in model.named_parameters() if of[id(p)] == 5e-5} == {"graph.scaled_logits"}
+    numbered = [p for group in adam.param_groups for p in group["params"]]
+    assert all(a is b for a, b in zip(numbered, model.parameters(), strict=True))  # as in checkpoints from before
+
+
 def test_options_reach_the_model():
     options = Options(
         "x", Path("y"), keypoints=3, thickness=1e-3, fixed_alpha=True, drawing="keypoints", learned_thickness="shared"

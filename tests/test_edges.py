@@ -7,6 +7,7 @@ import torch
 
 from autolink import draw_edges
 from autolink.edges import EdgeGraph
+from autolink.errors import UserError
 from autolink.rasterize.reference import draw_every_edge
 
 ENGINES = ("reference", "thrifty")
@@ -153,6 +154,20 @@ def test_graph_starts_as_the_official_one_and_its_logits_move_512_times_as_fast(
     optimizer.step()
     expected = -1e-4 * 512**2 * torch.sigmoid(before)  # SGD sees the factor twice, Adam once
     assert torch.allclose(graph.scaled_logits.detach() * 512 - before, expected, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [1e-3, 0.13, 5.0, 1000.0])
+def test_a_graph_starts_at_the_weight_asked_for(weight):
+    graph = EdgeGraph(32, 1e-3)
+    graph.start(weight)
+    assert graph.weights.mean().item() == pytest.approx(weight, rel=0.03)
+    assert (graph.scaled_logits * 512).std().item() == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_a_start_without_meaning_is_named(weight):
+    with pytest.raises(UserError, match="edge weights cannot start at"):
+        EdgeGraph(3, 1e-3).start(weight)
 
 
 def test_matrix_is_symmetric_in_the_order_of_the_weights():
