@@ -24,11 +24,11 @@ from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
 from autolink.data.sample import Sample, SampleSet, spread
-from autolink.edges import INITIAL_WEIGHT, Drawing, LearnedThickness
+from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
 from autolink.masking import patch_mask
-from autolink.model import AutoLink, AutoLinkConfig
+from autolink.model import AutoLink, AutoLinkConfig, load
 from autolink.training import (
     Ema,
     RunLog,
@@ -61,11 +61,14 @@ class Options(RunOptions):
 
     output: Path = Path("runs/autolink")
     """Run folder: checkpoint, model, logs and pictures are written here."""
+    start_from: str | None = None
+    """Begin with this AutoLink, of the same width: file, folder, shipped name or hub id. Its keypoints keep their
+    meaning, so that little data of a like kind are enough."""
     keypoints: int | None = None
-    """Number of keypoints K; default: the paper's for a benchmark, else 10."""
+    """Number of keypoints K; default: that of --start-from, the paper's for a benchmark, else 10."""
     thickness: float | None = None
-    """σ² of the edges; default: the paper's for a benchmark and K (tuned, else 5e-5), else 5e-4, which learns more
-    reliably with few keypoints."""
+    """σ² of the edges; default: that of --start-from, the paper's for a benchmark and K (tuned, else 5e-5), else 5e-4,
+    which learns more reliably with few keypoints."""
     flip: bool | None = None
     """Mirror half of the training images; default: as the official code does for a benchmark, else not."""
     perceptual: Features = "vgg16"
@@ -90,8 +93,9 @@ class Options(RunOptions):
     graph_learning_rate: float | None = None
     """In its place for the edge weights, 512 times as much again; default the same. A lower one keeps weak edges alive
     while the keypoints still look for their places."""
-    edge_weight: float = INITIAL_WEIGHT
-    """Weight of all edges at the start. Heavier ones are seen and moved from the first step on."""
+    edge_weight: float | None = None
+    """Weight of all edges at the start; default 0.018, or as in --start-from. Heavier ones are seen and moved from
+    the first step on."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam with β = (0.9, 0.99) (paper), or adamw with β = (0.9, 0.999) and weight decay 1e-3 (official code)."""
     fixed_alpha: bool = False
@@ -137,7 +141,10 @@ def train(options: Options) -> Path:
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
 
     model = AutoLink(options.model_config).to(memory_format=torch.channels_last)
-    model.graph.start(options.edge_weight)
+    if options.start_from is not None:
+        model.load_state_dict(_beginning(options).state_dict())
+    if options.edge_weight is not None:
+        model.graph.start(options.edge_weight)
     if accelerator.num_processes > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema = Ema(model.to(device))
@@ -207,9 +214,13 @@ def train(options: Options) -> Path:
 
 
 def with_recommendations(options: Options) -> Options:
-    """The options with all that was left open decided: the paper's values for a benchmark, else the general ones."""
+    """The options with all that was left open decided: by the model to start from, the benchmark, or in general."""
     benchmark = BENCHMARKS.get(options.data)
     keypoints, thickness, flip = options.keypoints, options.thickness, options.flip
+    if options.start_from is not None:
+        begun = load(options.start_from).config
+        keypoints = begun.keypoints if keypoints is None else keypoints
+        thickness = begun.thickness if thickness is None else thickness
     if benchmark is None:
         keypoints = GENERAL_KEYPOINTS if keypoints is None else keypoints
         thickness = GENERAL_THICKNESS if thickness is None else thickness
@@ -264,6 +275,22 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
         "no --autolink given and none shipped for '%s': training one first, in %s", options.data, learning.output
     )
     return train(learning)
+
+
+def _beginning(options: Options) -> AutoLink:
+    """The model to start from.
+
+    Raises:
+        UserError: If it has other weights than the one to be trained.
+    """
+    begun = load(options.start_from)
+    asked = options.model_config
+    if replace(begun.config, image_size=asked.image_size, thickness=asked.thickness) != asked:
+        raise UserError(
+            f"--start-from {options.start_from}: it has {begun.config.keypoints} keypoints and width "
+            f"{begun.config.width:g}, drawn as {begun.config.drawing}; train with the same options"
+        )
+    return begun
 
 
 def _optimizer(options: Options, model: AutoLink) -> torch.optim.Optimizer:

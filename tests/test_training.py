@@ -164,6 +164,19 @@ def test_mistakes_are_named(images, tmp_path):
         train(options(images, tmp_path / "odd", image_size=50))
 
 
+def test_a_run_can_begin_with_another_model(images, tmp_path):
+    begun = train(options(images, tmp_path / "begun", keypoints=5, thickness=2e-3, steps=3))
+    how = dict(start_from=str(begun), keypoints=None, thickness=None, learning_rate=0.0, steps=1)
+    model = load(train(options(images, tmp_path / "next", image_size=48, **how)))
+    assert (model.config.keypoints, model.config.thickness, model.config.image_size) == (5, 2e-3, 48)
+    for name, parameter in load(begun).named_parameters():
+        torch.testing.assert_close(dict(model.named_parameters())[name], parameter, msg=name)
+    heavy = load(train(options(images, tmp_path / "heavy", edge_weight=0.5, **how)))
+    assert heavy.edge_weights.mean().item() == pytest.approx(0.5, rel=0.2)
+    with pytest.raises(UserError, match=r"it has 5 keypoints and width .*; train with the same options"):
+        train(options(images, tmp_path / "other", **{**how, "keypoints": 4}))
+
+
 def test_an_application_trains_the_learner_it_lacks_once(images, tmp_path):
     application = options(images, tmp_path / "app")
     learner = dict(keypoints=3, perceptual="pyramid", steps=3, batch_size=4, save_every=3)
