@@ -23,7 +23,8 @@ from tqdm import tqdm
 from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
-from autolink.data.sample import Sample, SampleSet, spread
+from autolink.data.sample import Mixture, Sample, SampleSet, spread
+from autolink.data.shards import Shards
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
@@ -71,6 +72,9 @@ class Options(RunOptions):
     which learns more reliably with few keypoints."""
     flip: bool | None = None
     """Mirror half of the training images; default: as the official code does for a benchmark, else not."""
+    mix_with: str | None = None
+    """Data for a second half of the training images, named as --data is: with few individuals, many that are like them
+    keep the meaning of the keypoints, as `synthetic` does for bodies."""
     perceptual: Features = "vgg16"
     """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), builtin (shipped), pyramid
     (weaker)."""
@@ -132,10 +136,10 @@ def train(options: Options) -> Path:
         logger.warning("%s: recommended values are used where none were given: %s", options.data, decided)
     device, rank = accelerator.device, accelerator.process_index
     with local_main_first():  # videos are decoded into a cache once
-        data = open_data(options.data, options.image_size, "train", options.data_root)
+        data = _training_data(options)
         held_out = open_data(options.data, options.image_size, "val", options.data_root)
     if options.visible == "clip":
-        data, held_out = FramePairs(data, options.seed), FramePairs(held_out)
+        held_out = FramePairs(held_out)
     held_out = _held_out(held_out, device)
     loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
@@ -275,6 +279,23 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
         "no --autolink given and none shipped for '%s': training one first, in %s", options.data, learning.output
     )
     return train(learning)
+
+
+def _training_data(options: Options) -> SampleSet | Shards | FramePairs | Mixture:
+    """What is trained on: images or pairs of frames, of one data set or of two.
+
+    Raises:
+        UserError: If they cannot be opened, paired or mixed.
+    """
+    names = [options.data, *([options.mix_with] if options.mix_with else [])]
+    parts = [open_data(name, options.image_size, "train", options.data_root) for name in names]
+    if len(parts) > 1 and any(isinstance(part, Shards) for part in parts):
+        raise UserError(
+            "--mix-with takes folders and names, and no shards; give shards of both kinds of images as --data"
+        )
+    if options.visible == "clip":
+        parts = [FramePairs(part, options.seed) for part in parts]
+    return Mixture(*parts) if len(parts) > 1 else parts[0]
 
 
 def _beginning(options: Options) -> AutoLink:

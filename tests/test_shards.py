@@ -260,6 +260,8 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         open_data(write_shards(tmp_path / "few", [1, 1, 1]), 16).batches(4, seed=0, world=3)
     with pytest.raises(UserError, match="shards hold single images, but clips are needed here"):
         train(options(pattern, tmp_path / "run", visible="clip"))
+    with pytest.raises(UserError, match="--mix-with takes folders and names, and no shards"):
+        train(options(pattern, tmp_path / "run", mix_with="synthetic"))
 
 
 def test_a_shard_that_is_cut_off_says_so(tmp_path):

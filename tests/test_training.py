@@ -119,6 +119,24 @@ def test_visible_patches_can_be_another_frame_of_the_clip(clips, tmp_path, monke
         assert all(image != look and clip_of[image] == clip_of[look] for image, look in pairs)
 
 
+@pytest.mark.parametrize("visible", ["image", "clip"])
+def test_half_of_the_training_images_can_be_of_another_data_set(clips, tmp_path, monkeypatch, visible):
+    seen = []
+    forward = AutoLink.forward
+
+    def watch(model, images, mask, looks):
+        seen.extend(((image + 1) * 127.5).round().byte().numpy().tobytes() for image in images if model.training)
+        return forward(model, images, mask, looks)
+
+    monkeypatch.setattr(AutoLink, "forward", watch)
+    how = dict(visible=visible, mix_with="synthetic", steps=40)
+    model = load(train(options(clips, tmp_path / "run", **how)))
+    assert model.metadata["data"].endswith(" and synthetic")
+    own = {sample.image.numpy().tobytes() for sample in open_data(str(clips), 32)}
+    found = sum(image in own for image in seen)
+    assert len(seen) == 160 and 55 < found < 105  # 80 ± 4 standard deviations
+
+
 def test_agreement_draws_the_clips_poses_together(clips, tmp_path):
     def distance(weight: float) -> float:
         how = dict(visible="clip", agreement_weight=weight, steps=40, learning_rate=3e-3, sample_every=40)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 
 class Sample(NamedTuple):
@@ -47,6 +47,25 @@ class SampleSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class Mixture(Dataset):
+    """Two data sets of the same kind of item in equal shares; the shorter one repeats itself.
+
+    Landmarks of samples are left out, since those of two data sets need not be the same.
+    """
+
+    def __init__(self, first: Dataset, second: Dataset) -> None:
+        self.parts = first, second
+        self.name = f"{first.name} and {second.name}"
+
+    def __len__(self) -> int:
+        return 2 * max(len(part) for part in self.parts)
+
+    def __getitem__(self, index: int) -> Sample | tuple:
+        part = self.parts[index % 2]
+        item = part[index // 2 % len(part)]
+        return item._replace(landmarks=item.landmarks[:0]) if isinstance(item, Sample) else item
 
 
 def spread(data: SampleSet | IterableDataset[Sample], count: int) -> list[Sample]:
