@@ -180,6 +180,7 @@ def test_a_run_can_begin_with_the_network_of_another_model(
     for name, tensor in tiny_model().network.state_dict().items():
         torch.testing.assert_close(model.network.state_dict()[name], tensor, msg=name)
     assert model.metadata["options"]["start_from"] == str(begun)
+    assert 0 < model.metadata["usual_confidence"] < 1
     wider = dataclasses.replace(options, output=tmp_path / "wider", width=0.2)
     with pytest.raises(UserError, match=r"width 0\.1, warped appearance, but asked for is 32², width 0\.2"):
         training.train(wider)

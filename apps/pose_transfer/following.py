@@ -84,8 +84,8 @@ class Track(NamedTuple):
 class Eye:
     """A model's detector for squares of bytes, in batches that fit into memory.
 
-    A model that has learned little has wide heatmaps, so low confidences wherever it looks. What `learn.py` made says
-    how low they usually are, and they are scaled to those of `faces`.
+    A model that has learned little has wide heatmaps, so low confidences wherever it looks. Training notes
+    how low they usually are (`usual_confidence`), and they are scaled to those of `faces`.
     """
 
     def __init__(self, model: PoseTransfer, precision: Precision, batches: Batches) -> None:

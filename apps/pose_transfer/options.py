@@ -32,7 +32,7 @@ class Options:
     """What to write: .mp4, .webm, .gif, or a folder of PNG files (a name without a suffix); default SRC-as-DRIVER.mp4
     in the working directory. Of several pairs: the folder for such videos."""
     model: str | None = None
-    """A shipped name, a file, a folder or a hub id; default faces-transfer."""
+    """A shipped name, a file, a folder or a hub id; default faces-transfer. `people-transfer` knows standing people."""
     adapt: int | None = None
     """Fine-tune the model on the source video first, for so many steps."""
     learn: float | None = None

@@ -109,6 +109,7 @@ def train(options: Options) -> Path:
     if begun is not None:
         model.network.load_state_dict(begun)
     model = model.to(device)
+    usual_confidence = model.autolink.detect((held_out[1] + 1) / 2).confidence.mean().item()
     network = model.network.to(memory_format=torch.channels_last)
     model.network = (ema := Ema(network)).module
     adam = torch.optim.Adam(network.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
@@ -164,6 +165,7 @@ def train(options: Options) -> Path:
                     "data": pairs.name,
                     "steps": step,
                     "autolink": str(chosen),
+                    "usual_confidence": usual_confidence,
                     "torch": torch.__version__,
                 }
                 model.save_pretrained(options.output, {**about, "options": as_json(options)})
