@@ -3,6 +3,7 @@
 `edges.png`     the matrix of edge weights (Figure 2)
 `samples.png`   image | points | edges, 105 times (Figures 9–23, drawn as Appendix E says)
 `clusters.png`  keypoints coloured by spectral cluster (Figure 7c)
+`topology.png`  true skeleton | as many of the heaviest edges, where the data know the truth (`synthetic`)
 `graph.json`    the edges that count, the spanning tree and the clusters
 `training.png`  loss and edge weights of runs against steps
 
@@ -12,6 +13,7 @@ Shapes: N images, K keypoints, E = K(K−1)/2 edges, S side in pixels.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,15 @@ from torch import Tensor
 from autolink.data import open_data
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
-from autolink.graph import detect_spread, maximum_spanning_tree, moving_cluster, skeleton, spectral_clusters
+from autolink.graph import (
+    Link,
+    detect_spread,
+    maximum_spanning_tree,
+    moving_cluster,
+    skeleton,
+    spectral_clusters,
+    strongest_edges,
+)
 from autolink.model import AutoLink, load
 from autolink.plots import edge_matrix_figure, save_figure, training_figure
 from autolink.visualize import draw_graph, draw_points, image_grid, save_png, to_uint8
@@ -37,6 +47,8 @@ DIMMED = 0.6
 TRIPLES_A_ROW = 7
 CLUSTERED = 24
 """Images in `clusters.png`."""
+COMPARED = 12
+"""Images in `topology.png`, three pairs a row."""
 
 
 @dataclass
@@ -92,7 +104,7 @@ def figures(options: Options) -> list[Path]:
     labels = spectral_clusters(model.graph.matrix(), options.clusters)
     if options.data is not None:
         data = open_data(options.data, options.size, "val", options.data_root)
-        images, keypoints, _ = detect_spread(model, data, options.images)
+        images, keypoints, landmarks = detect_spread(model, data, options.images)
         images = images.float() / 255
         brightness = edge_brightness(model.edge_weights, options.power, options.lift_weak_edges)
         grid = triples(images, keypoints, brightness, options.thickness, options.numbered)
@@ -101,6 +113,9 @@ def figures(options: Options) -> list[Path]:
         lit = draw_graph(images[few] * DIMMED, keypoints[few], brightness, options.thickness)
         coloured = draw_points(lit, keypoints[few], numbered=options.numbered, groups=labels.tolist())
         written.append(save_png(options.output / "clusters.png", image_grid(coloured, columns=8)))
+        if links := getattr(data, "links", ()):
+            grid = topology_pairs(images[:COMPARED], landmarks, links, keypoints, model.graph.matrix())
+            written.append(save_png(options.output / "topology.png", grid))
     path = options.output / "graph.json"
     path.write_text(json.dumps(graph_report(model, labels, keypoints), indent=2) + "\n")
     return [*written, path]
@@ -137,6 +152,26 @@ def triples(
     edges = torch.cat([draw_graph(i[None], k[None], brightness, thickness) for i, k in zip(dimmed, keypoints)])
     parts = torch.stack([to_uint8(images), points, to_uint8(edges)], dim=1)  # (N, 3, 3, S, S)
     return image_grid(torch.cat(parts.unbind(1), dim=-1), columns=min(TRIPLES_A_ROW, len(images)), gap=4)
+
+
+def topology_pairs(images: Tensor, joints: Tensor, links: Sequence[Link], keypoints: Tensor, matrix: Tensor) -> Tensor:
+    """True skeleton | as many of the heaviest edges, for each image, three pairs a row: (3, H', W') uint8.
+
+    Args:
+        images: (N, 3, S, S) in [0, 1].
+        joints: (≥ N, J, 2).
+        links: Pairs of joints.
+        keypoints: (≥ N, K, 2).
+        matrix: (K, K) edge weights.
+    """
+    dimmed, count = images * DIMMED, len(images)
+    sides = []
+    for points, edges in ((joints, links), (keypoints, strongest_edges(matrix, len(links)))):
+        shown = torch.zeros(points.shape[1], points.shape[1])
+        shown[tuple(zip(*map(sorted, edges)))] = 1
+        lit = draw_graph(dimmed, points[:count], shown[tuple(torch.triu_indices(*shown.shape, 1))])
+        sides.append(draw_points(lit, points[:count]))
+    return image_grid(torch.cat(sides, dim=-1), columns=min(3, count), gap=4)
 
 
 def graph_report(model: AutoLink, labels: Tensor, keypoints: Tensor | None) -> dict[str, Any]:

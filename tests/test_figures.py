@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from autolink.cli import main
-from autolink.figures import edge_brightness, triples
+from autolink.figures import edge_brightness, topology_pairs, triples
 from autolink.plots import edge_matrix_figure, samples_figure, sweep_figure, training_figure
 
 
@@ -115,6 +115,28 @@ def test_the_command_writes_all_figures(tiny_file, tmp_path, command):
     graph = json.loads((output / "graph.json").read_text())
     assert len(graph["tree"]) == 3 and len(graph["clusters"]) == 4 and graph["moving_cluster"] in (0, 1)
     assert graph["edges"] == sorted(graph["edges"], key=lambda edge: -edge[2])
+
+
+def test_the_learned_graph_stands_beside_the_true_skeleton(tiny_file, tmp_path, command):
+    done = command("--model", tiny_file, "--data", "synthetic", "--output", tmp_path, "--images", 4, "--size", 32)
+    assert done.written[3] == str(tmp_path / "topology.png")
+    assert Image.open(done.written[3]).size == (3 * 64 + 2 * 4, 2 * 32 + 4)
+
+
+def test_pairs_show_the_links_and_as_many_of_the_heaviest_edges():
+    images = torch.zeros(1, 3, 64, 64)
+    corners = torch.tensor([[[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]])
+    matrix = torch.zeros(4, 4)
+    matrix[0, 1] = matrix[1, 0] = 0.2
+    matrix[2, 3] = matrix[3, 2] = 0.1
+    pair = topology_pairs(images, corners, [(2, 1)], corners, matrix).float()
+    truth, learned = pair[..., :64], pair[..., 64:]
+
+    def at(picture, x, y):
+        return picture[:, int((y + 1) * 32), int((x + 1) * 32)].max().item() > 100
+
+    assert at(truth, 0.5, 0) and not at(truth, 0, -0.5)  # the link, and no other
+    assert at(learned, 0, -0.5) and not at(learned, 0, 0.5) and not at(learned, 0.5, 0)  # one edge, the heaviest
 
 
 @pytest.mark.parametrize(
