@@ -124,16 +124,16 @@ def test_the_learned_graph_stands_beside_the_true_skeleton(tiny_file, tmp_path, 
 
 
 def test_pairs_show_the_links_and_as_many_of_the_heaviest_edges():
-    images = torch.zeros(1, 3, 64, 64)
+    images = torch.zeros(1, 3, 256, 256)
     corners = torch.tensor([[[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]])
     matrix = torch.zeros(4, 4)
     matrix[0, 1] = matrix[1, 0] = 0.2
     matrix[2, 3] = matrix[3, 2] = 0.1
     pair = topology_pairs(images, corners, [(2, 1)], corners, matrix).float()
-    truth, learned = pair[..., :64], pair[..., 64:]
+    truth, learned = pair[..., :256], pair[..., 256:]
 
     def at(picture, x, y):
-        return picture[:, int((y + 1) * 32), int((x + 1) * 32)].max().item() > 100
+        return picture[:, int((y + 1) * 128), int((x + 1) * 128)].max().item() > 100
 
     assert at(truth, 0.5, 0) and not at(truth, 0, -0.5)  # the link, and no other
     assert at(learned, 0, -0.5) and not at(learned, 0, 0.5) and not at(learned, 0.5, 0)  # one edge, the heaviest
