@@ -27,7 +27,8 @@ class DotEye:
 
     size = 64
 
-    def __init__(self) -> None:
+    def __init__(self, searches: bool = True) -> None:
+        self.searches = searches
         self.batches, self.looked_at, self.looks = Batches(16), 0, 0
 
     def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
@@ -178,8 +179,12 @@ def test_a_track_holds_each_frames_window(moving: Path) -> None:
 
 def test_a_window_that_stays_is_the_middle(moving: Path) -> None:
     with open_frames(moving) as frames:
-        for crop, fit, side in (("none", "crop", 2.0), ("auto", "pad", 2 * 400 / 240)):
-            track = look(Part(frames), DotEye(), crop, fit)
+        for crop, fit, side, sure in (
+            ("none", "crop", 2.0, True),
+            ("auto", "pad", 2 * 400 / 240, True),
+            ("auto", "crop", 2.0, False),
+        ):
+            track = look(Part(frames), DotEye(sure), crop, fit)
             torch.testing.assert_close(track.windows, torch.tensor([[0.0, 0.0, side]]).expand(12, 3))
 
 
@@ -205,6 +210,8 @@ def test_confidence_is_scaled_to_what_is_usual_for_the_model() -> None:
     model.metadata["usual_confidence"] = plain.confidence.mean().item()
     scaled = Eye(model, "float32", Batches(4))(squares)
     assert torch.equal(scaled.xy, plain.xy)
+    assert model.metadata["usual_confidence"] < 0.69 and not Eye(model, "float32", Batches(4)).searches
     assert torch.allclose(scaled.confidence, (plain.confidence * 0.8 / plain.confidence.mean()).clamp(max=1))
     model.metadata["usual_confidence"] = 0.95  # surer than faces: left as it is
-    assert torch.equal(Eye(model, "float32", Batches(4))(squares).confidence, plain.confidence)
+    sure = Eye(model, "float32", Batches(4))
+    assert torch.equal(sure(squares).confidence, plain.confidence) and sure.searches

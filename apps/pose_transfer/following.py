@@ -85,13 +85,15 @@ class Eye:
     """A model's detector for squares of bytes, in batches that fit into memory.
 
     A model that has learned little has wide heatmaps, so low confidences wherever it looks. Training notes
-    how low they usually are (`usual_confidence`), and they are scaled to those of `faces`.
+    how low they usually are (`usual_confidence`), and they are scaled to those of `faces`. Such confidences do not tell
+    an object from an empty corner well enough to search windows by.
     """
 
     def __init__(self, model: PoseTransfer, precision: Precision, batches: Batches) -> None:
         self.model, self.precision, self.batches = model, precision, batches
         self.size = model.config.image_size
-        self.scale = max(1.0, USUAL / model.metadata.get("usual_confidence", USUAL))
+        usual = model.metadata.get("usual_confidence", USUAL)
+        self.scale, self.searches = max(1.0, USUAL / usual), usual >= CERTAIN
 
     @torch.inference_mode()
     def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
@@ -144,7 +146,7 @@ def look(part: Part, eye: Eye, crop: Crop, fit: Fit) -> Track:
     Raises:
         UserError: If no frame is in that part.
     """
-    follows = crop == "auto" and fit == "crop"
+    follows = crop == "auto" and fit == "crop" and eye.searches
     found_frames = _follow(part, eye) if follows else _stay(part, eye, fit)
     windows, poses, confidence, times = [], [], [], []
     with closing(ahead(found_frames)) as found, progress(f"looking at {part.frames.path.name}", part) as bar:

@@ -59,7 +59,7 @@ class Options:
     aspect."""
     crop: Crop = "auto"
     """auto: where the middle of a frame does not show the object as the model knows it, a window that is searched and
-    follows it. none: the middle."""
+    follows it, if the model is sure enough of its keypoints to search by (`faces-transfer` is). none: the middle."""
     paste_back: bool = False
     """Put what is painted back into the source's whole frame, which gives the result its size."""
     smooth: bool = False
