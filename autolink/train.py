@@ -129,7 +129,8 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
-    asked, options = options, with_recommendations(options)
+    begun = load(options.start_from) if options.start_from else None
+    asked, options = options, with_recommendations(options, begun.config if begun else None)
     accelerator = start(options)
     if accelerator.is_main_process and options.data in BENCHMARKS and options != asked:
         decided = f"--keypoints {options.keypoints} --thickness {options.thickness:g} --flip {options.flip}"
@@ -145,8 +146,8 @@ def train(options: Options) -> Path:
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
 
     model = AutoLink(options.model_config).to(memory_format=torch.channels_last)
-    if options.start_from is not None:
-        model.load_state_dict(_beginning(options).state_dict())
+    if begun is not None:
+        _begin(model, begun, options.start_from)
     if options.edge_weight is not None:
         model.graph.start(options.edge_weight)
     if accelerator.num_processes > 1 and device.type == "cuda":
@@ -217,12 +218,11 @@ def train(options: Options) -> Path:
     return options.output / "model.safetensors"
 
 
-def with_recommendations(options: Options) -> Options:
+def with_recommendations(options: Options, begun: AutoLinkConfig | None = None) -> Options:
     """The options with all that was left open decided: by the model to start from, the benchmark, or in general."""
     benchmark = BENCHMARKS.get(options.data)
     keypoints, thickness, flip = options.keypoints, options.thickness, options.flip
-    if options.start_from is not None:
-        begun = load(options.start_from).config
+    if begun is not None:
         keypoints = begun.keypoints if keypoints is None else keypoints
         thickness = begun.thickness if thickness is None else thickness
     if benchmark is None:
@@ -298,20 +298,19 @@ def _training_data(options: Options) -> SampleSet | Shards | FramePairs | Mixtur
     return Mixture(*parts) if len(parts) > 1 else parts[0]
 
 
-def _beginning(options: Options) -> AutoLink:
-    """The model to start from.
+def _begin(model: AutoLink, begun: AutoLink, source: str) -> None:
+    """Give a model the weights of another one, whatever their image sizes and thicknesses.
 
     Raises:
-        UserError: If it has other weights than the one to be trained.
+        UserError: If it has other weights.
     """
-    begun = load(options.start_from)
-    asked = options.model_config
-    if replace(begun.config, image_size=asked.image_size, thickness=asked.thickness) != asked:
+    asked, found = model.config, begun.config
+    if replace(found, image_size=asked.image_size, thickness=asked.thickness) != asked:
         raise UserError(
-            f"--start-from {options.start_from}: it has {begun.config.keypoints} keypoints and width "
-            f"{begun.config.width:g}, drawn as {begun.config.drawing}; train with the same options"
+            f"--start-from {source}: it has {found.keypoints} keypoints and width {found.width:g}, drawn as "
+            f"{found.drawing}; train with the same options"
         )
-    return begun
+    model.load_state_dict(begun.state_dict())
 
 
 def _optimizer(options: Options, model: AutoLink) -> torch.optim.Optimizer:
