@@ -136,6 +136,12 @@ def test_frames_can_be_cut_by_the_caller(adapt, tmp_path: Path) -> None:
     assert seen == list(range(40))
 
 
+def test_how_sure_the_detector_usually_is_stays_known(clip: Path, tmp_path: Path) -> None:
+    unsure = tiny_model().save_pretrained(tmp_path / "unsure", {"data": "none", "usual_confidence": 0.4})
+    path = adapting.adapt(str(unsure), clip, 1, tmp_path / "run", device="cpu", batch_size=4, perceptual="pyramid")
+    assert read_header(path)["metadata"]["usual_confidence"] == 0.4
+
+
 @pytest.mark.parametrize(
     ("what", "named"),
     [("image", r"1 frame\(s\), too few"), ("short", r"12 frame\(s\), too few"), ("autolink", "pose-transfer")],

@@ -176,6 +176,8 @@ def adapt(
             if accelerator.is_main_process:
                 about = {"data": source.name, "steps": step, "adapted_from": model, "torch": torch.__version__}
                 about |= {"frames": len(known), "held_out": examination.marks, "options": as_json(options)}
+                if "usual_confidence" in original.metadata:  # of the detector, which stays as it is
+                    about["usual_confidence"] = original.metadata["usual_confidence"]
                 adapted.save_pretrained(output, {**about, "original": original.metadata})
             save_checkpoint(accelerator, output, step, modules, optimizers)
     progress.close()
