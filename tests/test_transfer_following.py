@@ -1,8 +1,7 @@
-"""The window that finds and follows an object, with a detector made for the test that knows three coloured dots."""
+"""The window that follows an object, or stays, with a detector made for the test that knows three coloured dots."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -10,55 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
-from transfer_files import tiny_model
+from PIL import Image
+from transfer_files import DOTS, DotEye, scene, tiny_model
 
-from autolink.detector import Keypoints
+from autolink.errors import UserError
 from autolink.video import VideoFrame, open_frames
-from autolink_apps.pose_transfer.following import Eye, Follower, Part, look, search
-from autolink_apps.pose_transfer.framing import Window, rebase, whole
+from autolink_apps.pose_transfer.eye import Eye
+from autolink_apps.pose_transfer.following import Follower, Part, look
+from autolink_apps.pose_transfer.framing import Window, absolute_window, rebase, whole
 from autolink_apps.pose_transfer.sparing import Batches
-
-DOTS = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.0, 0.6]])
-
-
-class DotEye:
-    """Finds a red, a green and a blue dot; certain if they are large in the square and all there."""
-
-    size = 64
-
-    def __init__(self, searches: bool = True) -> None:
-        self.searches = searches
-        self.batches, self.looked_at, self.looks = Batches(16), 0, 0
-
-    def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
-        self.looked_at += len(squares)
-        self.looks += 1
-        poses, certain = [], []
-        for square in squares:
-            colours = torch.from_numpy(np.asarray(square)).float()
-            # Of each colour, what the others have not; grey has nothing.
-            own = torch.stack([(colours[..., c] - colours.sum(-1) / 2).clamp(min=0) for c in range(3)])
-            mass = own.sum((1, 2))
-            middles = (torch.arange(64) + 0.5) / 32 - 1
-            pose = torch.stack([(own.sum(1) * middles).sum(1), (own.sum(2) * middles).sum(1)], -1)
-            pose = pose / mass.clamp(min=1e-3)[:, None]
-            width = (pose[1] - pose[0]).norm().item()
-            complete = mass.min() > 0.8 * mass.max() > 600  # dots that are cut off show less
-            poses.append(pose)
-            certain.append(0.9 if complete and 0.4 < width < 1.1 else 0.1)
-        return Keypoints(torch.stack(poses), torch.tensor(certain)[:, None].expand(-1, 3))
-
-
-def scene(*objects: tuple[float, float, float], width: int = 400, height: int = 240) -> np.ndarray:
-    """Grey, with objects at (x, y, size) in pixels."""
-    image = Image.new("RGB", (width, height), (128, 128, 128))
-    draw = ImageDraw.Draw(image)
-    for x, y, size in objects:
-        for (dx, dy), colour in zip(DOTS.tolist(), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
-            at, r = (x + dx * size, y + dy * size), size / 4
-            draw.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=colour)
-    return np.asarray(image)
 
 
 def walk(number: float) -> tuple[float, float, float]:
@@ -68,24 +27,6 @@ def walk(number: float) -> tuple[float, float, float]:
 
 def in_pixels(pose: torch.Tensor, window: Window) -> torch.Tensor:
     return torch.tensor(window[:2]) + pose * window.side / 2
-
-
-def test_a_frame_that_shows_the_object_as_it_should_is_left_as_it_is() -> None:
-    assert search(DotEye(), scene((205, 118, 90)), "clip") == whole(400, 240, "crop")
-
-
-def test_a_small_object_in_a_corner_is_found_and_framed_tightly() -> None:
-    window = search(DotEye(), scene((345, 45, 18)), "clip")
-    assert abs(window.x - 345) < 12 and abs(window.y - 45) < 12
-    assert 2 * 18 / 1.1 <= window.side <= 2 * 18 / 0.4  # within what the detector is certain of
-    assert window.side < 0.6 * 2 * 18 / 0.4  # and at the tight end of it
-
-
-def test_two_objects_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    search(DotEye(), scene((80, 120, 30)), "one")
-    assert not caplog.text
-    search(DotEye(), scene((80, 120, 30), (320, 120, 30)), "two")
-    assert "two: several may be in the picture" in caplog.text
 
 
 @pytest.mark.parametrize("together", [1, 5])
@@ -181,11 +122,25 @@ def test_a_window_that_stays_is_the_middle(moving: Path) -> None:
     with open_frames(moving) as frames:
         for crop, fit, side, sure in (
             ("none", "crop", 2.0, True),
+            ("none", "crop", 2.0, False),
             ("auto", "pad", 2 * 400 / 240, True),
-            ("auto", "crop", 2.0, False),
+            ("auto", "pad", 2 * 400 / 240, False),
         ):
             track = look(Part(frames), DotEye(sure), crop, fit)
             torch.testing.assert_close(track.windows, torch.tensor([[0.0, 0.0, side]]).expand(12, 3))
+
+
+def test_an_unsure_detector_sees_all_of_a_clip_through_one_window(moving: Path) -> None:
+    with open_frames(moving) as frames:
+        track = look(Part(frames), DotEye(sure=False), "auto", "crop")
+        with pytest.raises(UserError, match="no frame of it is in the part asked for"):
+            look(Part(frames, 9), DotEye(sure=False), "auto", "crop")
+    assert (track.windows == track.windows[0]).all()
+    window = absolute_window(Window(*track.windows[0].tolist()), 400, 240)
+    for number, pose in enumerate(track.poses):
+        assert pose.abs().max() < 1
+        x, y, size = 60 + 8 * number, 60, 20
+        assert (in_pixels(pose, window) - (torch.tensor([x, y]) + DOTS * size)).abs().max() < size / 4  # a dot's radius
 
 
 def test_part_of_a_clip(moving: Path) -> None:
@@ -210,8 +165,8 @@ def test_confidence_is_scaled_to_what_is_usual_for_the_model() -> None:
     model.metadata["usual_confidence"] = plain.confidence.mean().item()
     scaled = Eye(model, "float32", Batches(4))(squares)
     assert torch.equal(scaled.xy, plain.xy)
-    assert model.metadata["usual_confidence"] < 0.69 and not Eye(model, "float32", Batches(4)).searches
+    assert model.metadata["usual_confidence"] < 0.69 and not Eye(model, "float32", Batches(4)).sure
     assert torch.allclose(scaled.confidence, (plain.confidence * 0.8 / plain.confidence.mean()).clamp(max=1))
     model.metadata["usual_confidence"] = 0.95  # surer than faces: left as it is
     sure = Eye(model, "float32", Batches(4))
-    assert torch.equal(sure(squares).confidence, plain.confidence) and sure.searches
+    assert torch.equal(sure(squares).confidence, plain.confidence) and sure.sure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from autolink import AutoLink, AutoLinkConfig
 from autolink.data.synthetic import synthetic_clip
+from autolink.detector import Keypoints
 from autolink.video import VideoFrame, write_video
 from autolink_apps.pose_transfer import PoseTransfer, PoseTransferConfig
 from autolink_apps.pose_transfer import transfer as transferring
+from autolink_apps.pose_transfer.sparing import Batches
 
 TINY = AutoLinkConfig(keypoints=4, thickness=5e-3, image_size=32, width=0.1)
 TIMES = [Fraction(k * (k + 5), 100) for k in range(20)]  # a variable frame rate
@@ -79,3 +82,45 @@ def arguments_for(clips: Path, model_file: Path, output: Path) -> list[object]:
 def pictures(folder: Path) -> np.ndarray:
     """The PNG files of a folder, (T, H, W, 3) uint8."""
     return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
+
+
+DOTS = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.0, 0.6]])
+
+
+class DotEye:
+    """Finds a red, a green and a blue dot; certain if they are large in the square and all there."""
+
+    size = 64
+
+    def __init__(self, sure: bool = True) -> None:
+        self.sure = sure
+        self.batches, self.looked_at, self.looks = Batches(16), 0, 0
+
+    def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
+        self.looked_at += len(squares)
+        self.looks += 1
+        poses, certain = [], []
+        for square in squares:
+            colours = torch.from_numpy(np.asarray(square)).float()
+            # Of each colour, what the others have not; grey has nothing.
+            own = torch.stack([(colours[..., c] - colours.sum(-1) / 2).clamp(min=0) for c in range(3)])
+            mass = own.sum((1, 2))
+            middles = (torch.arange(64) + 0.5) / 32 - 1
+            pose = torch.stack([(own.sum(1) * middles).sum(1), (own.sum(2) * middles).sum(1)], -1)
+            pose = pose / mass.clamp(min=1e-3)[:, None]
+            width = (pose[1] - pose[0]).norm().item()
+            complete = mass.min() > 0.8 * mass.max() > 600  # dots that are cut off show less
+            poses.append(pose)
+            certain.append(0.9 if complete and 0.4 < width < 1.1 else 0.1)
+        return Keypoints(torch.stack(poses), torch.tensor(certain)[:, None].expand(-1, 3))
+
+
+def scene(*objects: tuple[float, float, float], width: int = 400, height: int = 240) -> np.ndarray:
+    """Grey, with objects at (x, y, size) in pixels."""
+    image = Image.new("RGB", (width, height), (128, 128, 128))
+    draw = ImageDraw.Draw(image)
+    for x, y, size in objects:
+        for (dx, dy), colour in zip(DOTS.tolist(), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+            at, r = (x + dx * size, y + dy * size), size / 4
+            draw.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=colour)
+    return np.asarray(image)

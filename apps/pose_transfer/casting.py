@@ -23,7 +23,8 @@ from autolink.smoothing import OneEuroFilter
 from autolink.video import VideoFrame
 
 from . import motion
-from .following import LOW_CONFIDENCE, Part, Track
+from .eye import LOW_CONFIDENCE
+from .following import Part, Track
 from .model import PoseTransfer
 
 SOURCE_FRAMES = 1000

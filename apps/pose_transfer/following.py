@@ -2,16 +2,16 @@
 
 A detector knows its object large and in the middle. Its confidence tells whether that is so: with the shipped model
 of faces, 0.7 to 0.9 in a window around a head, and 0.04 to 0.3 in a frame that shows a whole body. So the window is
-searched where the frame as a whole does not do, and drawn as tight as the confidence allows; from then on it follows
-the keypoints. Afterwards its way is smoothed, as that of a camera with a calm hand: what the object does within a
-second counts as its movement, and where it goes in longer times does not.
+searched (`searching.py`) where the frame as a whole does not do, and drawn as tight as the confidence allows; from then
+on it follows the keypoints. Afterwards its way is smoothed, as that of a camera with a calm hand: what the object does
+within a second counts as its movement, and where it goes in longer times does not. A detector that is never sure gets
+one window for the whole clip.
 
 Shapes: T frames, K keypoints, S side of the network's images.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -27,31 +27,15 @@ from tqdm import tqdm
 from autolink.background import ahead
 from autolink.detector import Keypoints
 from autolink.errors import UserError
-from autolink.inference import Precision, half_precision
 from autolink.video import FrameSource, VideoFrame
 
+from .eye import DOUBT, Eye
 from .framing import Fit, Window, absolute_window, cut, inside, rebase, relative_window, whole
-from .model import PoseTransfer
 from .motion import MIN_SPREAD, spread
-from .sparing import Batches
+from .searching import search_by_confidence, search_by_steadiness
 
 Crop = Literal["auto", "none"]
 
-CERTAIN = 0.69
-"""Mean confidence of a frame that shows what the model knows, as it knows it: 98 % of unseen faces had more."""
-DOUBT = 0.5
-"""Below this the window is searched, and does not follow."""
-USUAL = 0.8
-"""Mean confidence of `faces` around a head, for which these bounds are made."""
-LOW_CONFIDENCE = 0.3
-"""A frame with less than this probably does not show it: cats and dogs have 0.3, noise and distant figures 0.04."""
-
-SIDES = (1.0, 0.71, 0.5, 0.35, 0.25)
-"""Sides of the windows that are searched, as shares of the frame's shorter side."""
-TIGHTER = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32)
-"""Sides to which a window that was found is tightened."""
-SLACK = 0.1
-"""What confidence may fall by for a tighter window."""
 AROUND = ((0, 0), *((x * far, y * far) for far in (0.3, 0.6) for y in (-1, 0, 1) for x in (-1, 0, 1) if x or y))
 """Where an object is looked for that has left its window, in sides of it."""
 GLANCE_SECONDS = 0.2
@@ -60,8 +44,6 @@ CAMERA_SECONDS = 0.5
 """The way of a window is averaged over so much time before and after each frame."""
 RESIZE_SECONDS = 1.5
 """In this time a window makes 63 % of the way to the size that it should have."""
-
-logger = logging.getLogger("autolink")
 
 
 class Track(NamedTuple):
@@ -79,38 +61,6 @@ class Track(NamedTuple):
     def window(self, index: int, image: np.ndarray) -> Window:
         """The window of one frame, an image (H, W, 3), in its pixels."""
         return absolute_window(Window(*self.windows[index].tolist()), image.shape[1], image.shape[0])
-
-
-class Eye:
-    """A model's detector for squares of bytes, in batches that fit into memory.
-
-    A model that has learned little has wide heatmaps, so low confidences wherever it looks. Training notes
-    how low they usually are (`usual_confidence`), and they are scaled to those of `faces`. Such confidences do not tell
-    an object from an empty corner well enough to search windows by.
-    """
-
-    def __init__(self, model: PoseTransfer, precision: Precision, batches: Batches) -> None:
-        self.model, self.precision, self.batches = model, precision, batches
-        self.size = model.config.image_size
-        usual = model.metadata.get("usual_confidence", USUAL)
-        self.scale, self.searches = max(1.0, USUAL / usual), usual >= CERTAIN
-
-    @torch.inference_mode()
-    def __call__(self, squares: Sequence[np.ndarray]) -> Keypoints:
-        """Keypoints, on the CPU, of squares (S, S, 3) uint8."""
-        found = self.batches.run(lambda part: self._detect(squares[part]), len(squares))
-        return Keypoints(*(torch.cat(parts) for parts in zip(*found)))
-
-    def _detect(self, squares: Sequence[np.ndarray]) -> Keypoints:
-        images = floats(squares, self.model.autolink.edge_weights.device)
-        with half_precision(images.device, self.precision):
-            xy, confidence = (part.cpu() for part in self.model.autolink.detect(images))
-        return Keypoints(xy, (confidence * self.scale).clamp(max=1))
-
-
-def floats(squares: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """Squares (S, S, 3) uint8 as images (B, 3, S, S) in [0, 1] on a device."""
-    return torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 class Part:
@@ -146,8 +96,12 @@ def look(part: Part, eye: Eye, crop: Crop, fit: Fit) -> Track:
     Raises:
         UserError: If no frame is in that part.
     """
-    follows = crop == "auto" and fit == "crop" and eye.searches
-    found_frames = _follow(part, eye) if follows else _stay(part, eye, fit)
+    moves = crop == "auto" and fit == "crop"
+    follows = moves and eye.sure
+    if follows:
+        found_frames = _follow(part, eye)
+    else:
+        found_frames = _stay(part, eye, fit, _steady_window(part, eye) if moves else None)
     windows, poses, confidence, times = [], [], [], []
     with closing(ahead(found_frames)) as found, progress(f"looking at {part.frames.path.name}", part) as bar:
         for seen_windows, keypoints, seen_times in found:
@@ -180,20 +134,25 @@ def progress(doing: str, part: Part, total: int | None = None) -> tqdm:
 _Seen = tuple[list[Window], Keypoints, list[Fraction]]
 
 
-def _stay(part: Part, eye: Eye, fit: Fit) -> Iterator[_Seen]:
-    """Windows, keypoints and times of a batch at a time, in the window that `fit` says."""
-    with closing(ahead(_middles(part, eye.size, fit))) as squares:
+def _steady_window(part: Part, eye: Eye) -> Window | None:
+    """The window for all frames, in the units of `relative_window`; None if there is no frame."""
+    return search_by_steadiness(eye, (frame.image for frame in part), part.frames.path.name)
+
+
+def _stay(part: Part, eye: Eye, fit: Fit, window: Window | None) -> Iterator[_Seen]:
+    """Windows, keypoints and times of a batch at a time, in a window that stays, else in the one that `fit` says."""
+    with closing(ahead(_squares(part, eye.size, fit, window))) as squares:
         while batch := list(islice(squares, eye.batches.size)):
             images, windows, times = zip(*batch)
             yield list(windows), eye(images), list(times)
 
 
-def _middles(part: Part, size: int, fit: Fit) -> Iterator[tuple[np.ndarray, Window, Fraction]]:
+def _squares(part: Part, size: int, fit: Fit, window: Window | None) -> Iterator[tuple[np.ndarray, Window, Fraction]]:
     """Squares of frames, where they stand, and times."""
     for image, time in part:
         height, width = image.shape[:2]
-        window = whole(width, height, fit)
-        yield cut(image, window, size), relative_window(window, width, height), time
+        there = whole(width, height, fit) if window is None else absolute_window(window, width, height)
+        yield cut(image, there, size), relative_window(there, width, height), time
 
 
 def _follow(part: Part, eye: Eye) -> Iterator[_Seen]:
@@ -255,7 +214,7 @@ class Follower:
 
     def _begin(self, image: np.ndarray) -> None:
         """Take the window that a search finds, and remember how it stands to the keypoints."""
-        self.window = search(self.eye, image, self.name)
+        self.window = search_by_confidence(self.eye, image, self.name)
         pose = self.eye([cut(image, self.window, self.eye.size)]).xy[0]
         size = max(spread(pose).item(), MIN_SPREAD)
         self.offset, self.ratio = -pose.mean(0) / size, 2 / size
@@ -278,49 +237,3 @@ class Follower:
         side = min(max(self.ratio * size, self.sides[0]), self.sides[1])
         side = window.side + (1 - math.exp(-elapsed / RESIZE_SECONDS)) * (side - window.side)
         self.window = inside(Window(x, y, side), image.shape[1], image.shape[0])
-
-
-def search(eye: Eye, image: np.ndarray, name: str) -> Window:
-    """The tightest window in which the model is certain; the middle where it does not doubt that, or is nowhere."""
-    height, width = image.shape[:2]
-    middle = whole(width, height, "crop")
-
-    def judge(windows: list[Window]) -> Keypoints:
-        return eye([cut(image, window, eye.size) for window in windows])
-
-    if judge([middle]).confidence.mean() >= DOUBT:
-        return middle
-    for share in SIDES:
-        windows = _tiles(width, height, share * min(width, height))
-        found = judge(windows)
-        index = int(found.confidence.mean(1).argmax())
-        if found.confidence[index].mean() >= CERTAIN:
-            break
-    else:
-        return middle
-    _warn_of_several(found, windows, index, name)
-    window = windows[index]
-    x, y = (torch.tensor(window[:2]) + found.xy[index].mean(0) * window.side / 2).tolist()
-    windows = [inside(Window(x, y, window.side * share), width, height) for share in TIGHTER]
-    certain = judge(windows).confidence.mean(1)
-    return windows[int((certain >= certain.max() - SLACK).nonzero().max())]
-
-
-def _tiles(width: int, height: int, side: float) -> list[Window]:
-    """Windows of a side that cover a frame and overlap by half."""
-    xs, ys = (
-        np.linspace(side / 2, length - side / 2, math.ceil(2 * (length - side) / side) + 1)
-        for length in (width, height)
-    )
-    return [Window(float(x), float(y), side) for y in ys for x in xs]
-
-
-def _warn_of_several(found: Keypoints, windows: list[Window], chosen: int, name: str) -> None:
-    """Say so if keypoints are certain in places so far apart that they belong to two objects."""
-    squares = torch.tensor(windows)[:, None]
-    corners = squares[..., :2] + found.xy * squares[..., 2:] / 2
-    low, high = corners.amin(1), corners.amax(1)
-    apart = ((low > high[chosen]) | (high < low[chosen])).any(1)
-    if (apart & (found.confidence.mean(1) >= CERTAIN)).any():
-        x, y = corners[chosen].mean(0).round().int().tolist()
-        logger.warning("%s: several may be in the picture; the one around pixel (%d, %d) is followed", name, x, y)

@@ -12,7 +12,8 @@ from autolink.inference import fold
 from autolink.video import FrameSource
 from autolink.weights import resolve
 
-from .following import Eye, Track
+from .eye import Eye
+from .following import Track
 from .framing import cut
 from .model import PoseTransfer
 from .options import Options, Pair

@@ -58,8 +58,9 @@ class Options:
     """How frames become square. crop: a square of them, as in training. pad: all of it; the output has the source's
     aspect."""
     crop: Crop = "auto"
-    """auto: where the middle of a frame does not show the object as the model knows it, a window that is searched and
-    follows it, if the model is sure enough of its keypoints to search by (`faces-transfer` is). none: the middle."""
+    """auto: where the middle of a frame does not show the object as the model knows it, a window that is searched. It
+    follows the object if the model is sure enough of its keypoints (`faces-transfer` is); else it is one for the whole
+    clip. none: the middle."""
     paste_back: bool = False
     """Put what is painted back into the source's whole frame, which gives the result its size."""
     smooth: bool = False

@@ -19,7 +19,7 @@ from autolink.video import FrameSource
 from autolink.visualize import edge_map_image, to_uint8
 
 from .casting import Casting, Driver, Shown, resting, running
-from .following import floats
+from .eye import floats
 from .framing import cut
 from .model import Source
 from .models import Models
