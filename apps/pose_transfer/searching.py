@@ -39,7 +39,7 @@ STEP = 0.3
 """From one place that is searched to the next, in sides of the window."""
 REFINEMENT = tuple(product((-0.1, 0, 0.1), (-0.1, 0, 0.1), (0.87, 1.0, 1.15)))
 """Moves and scales around the best window that are tried at last."""
-STEADY = 0.03
+STEADY = 0.045
 """Wavering of the middle at which no other window is searched for."""
 CLEARLY = 0.8
 """The middle is left if another window has less than this share of its wavering."""
