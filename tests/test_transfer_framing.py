@@ -106,3 +106,10 @@ def test_a_pasted_square_fades_into_the_frame(window: Window) -> None:
 def test_a_square_does_not_fade_towards_the_frames_own_edges() -> None:
     found = paste(np.zeros((60, 100, 3), np.uint8), np.full((32, 32, 3), 200, np.uint8), whole(100, 60, "crop"))
     assert (found[:, 30:70] == 200).all() and (found[:, :20] == 0).all() and 0 < found[30, 23, 0] < 200
+
+
+def test_a_window_may_be_as_large_as_a_whole_tall_frame() -> None:
+    assert inside(Window(10, 10, 500), 200, 400) == Window(100, 100, 200)
+    assert inside(Window(10, 10, 500), 200, 400, "pad") == Window(100, 200, 400)
+    assert inside(Window(10, 100, 300), 200, 400, "pad") == Window(100, 150, 300)
+    assert inside(Window(10, 390, 100), 200, 400, "pad") == Window(50, 350, 100)

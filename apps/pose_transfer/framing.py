@@ -34,10 +34,13 @@ def whole(width: int, height: int, fit: Fit) -> Window:
     return Window(width / 2, height / 2, min(width, height) if fit == "crop" else max(width, height))
 
 
-def inside(window: Window, width: int, height: int) -> Window:
-    """The window made no larger than the frame and moved into it."""
-    side = min(window.side, width, height)
-    x, y = (min(max(at, side / 2), length - side / 2) for at, length in ((window.x, width), (window.y, height)))
+def inside(window: Window, width: int, height: int, fit: Fit = "crop") -> Window:
+    """The window made no larger than that of `whole`, and moved into the frame; centred where it is larger."""
+    side = min(window.side, whole(width, height, fit).side)
+    x, y = (
+        min(max(at, side / 2), length - side / 2) if side < length else length / 2
+        for at, length in ((window.x, width), (window.y, height))
+    )
     return Window(x, y, side)
 
 

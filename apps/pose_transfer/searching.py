@@ -27,6 +27,8 @@ from .motion import MIN_SPREAD, spread
 
 SIDES = (1.0, 0.71, 0.5, 0.35, 0.25)
 """Sides of the windows that are searched, as shares of the frame's shorter side."""
+APART = 0.5
+"""From one of these windows to the next, in sides of it."""
 TIGHTER = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32)
 """Sides to which a window that was found is tightened."""
 SLACK = 0.1
@@ -62,7 +64,7 @@ def search_by_confidence(eye: Eye, image: np.ndarray, name: str) -> Window:
     if judge([middle]).confidence.mean() >= DOUBT:
         return middle
     for share in SIDES:
-        windows = _tiles(width, height, share * min(width, height))
+        windows = _tiles(width, height, share * min(width, height), APART)
         found = judge(windows)
         index = int(found.confidence.mean(1).argmax())
         if found.confidence[index].mean() >= CERTAIN:
@@ -75,15 +77,6 @@ def search_by_confidence(eye: Eye, image: np.ndarray, name: str) -> Window:
     windows = [inside(Window(x, y, window.side * share), width, height) for share in TIGHTER]
     certain = judge(windows).confidence.mean(1)
     return windows[int((certain >= certain.max() - SLACK).nonzero().max())]
-
-
-def _tiles(width: int, height: int, side: float) -> list[Window]:
-    """Windows of a side that cover a frame and overlap by half."""
-    xs, ys = (
-        np.linspace(side / 2, length - side / 2, math.ceil(2 * (length - side) / side) + 1)
-        for length in (width, height)
-    )
-    return [Window(float(x), float(y), side) for y in ys for x in xs]
 
 
 def _warn_of_several(found: Keypoints, windows: list[Window], chosen: int, name: str) -> None:
@@ -117,7 +110,9 @@ def search_by_steadiness(eye: Eye, frames: Iterable[np.ndarray], name: str) -> W
     height, width = images[0].shape[:2]
     middle = whole(width, height, "crop")
     windows = _places(width, height)
-    with tqdm(desc=f"searching {name}", total=1 + len(windows) + len(REFINEMENT), unit="window", disable=None) as bar:
+    with tqdm(
+        desc=f"searching {name}", total=1 + len(windows) + len(REFINEMENT), unit="window", leave=False, disable=None
+    ) as bar:
         shaky = wavering(eye, images, [middle], bar).item()
         if shaky < STEADY:
             return relative_window(middle, width, height)
@@ -125,7 +120,7 @@ def search_by_steadiness(eye: Eye, frames: Iterable[np.ndarray], name: str) -> W
         moved = [
             Window(best.x + x * best.side, best.y + y * best.side, best.side * scale) for x, y, scale in REFINEMENT
         ]
-        near = [_within(window, width, height) for window in moved]
+        near = [inside(window, width, height, "pad") for window in moved]
         found = wavering(eye, images, near, bar)
     window = near[int(found.argmin())] if found.min() < CLEARLY * shaky else middle
     return relative_window(window, width, height)
@@ -176,24 +171,17 @@ def _places(width: int, height: int) -> list[Window]:
     """Windows of all sides and places that a frame has room for along its longer side."""
     places, side = [], float(max(width, height))
     while side >= 0.4 * min(width, height):
-        xs, ys = (_along(length, side) for length in (width, height))
-        places += [Window(x, y, side) for y in ys for x in xs]
+        places += _tiles(width, height, side, STEP)
         side *= COARSE
     return places
 
 
-def _along(length: int, side: float) -> list[float]:
-    """Middles of windows along one axis."""
-    room = length - side
-    count = math.ceil(room / (STEP * side)) + 1
-    return [length / 2] if room <= 0 else np.linspace(side / 2, length - side / 2, count).tolist()
-
-
-def _within(window: Window, width: int, height: int) -> Window:
-    """The window made no larger than the frame's longer side, and moved into it; centred where it is larger still."""
-    side = min(window.side, max(width, height))
-    x, y = (
-        min(max(at, side / 2), length - side / 2) if side < length else length / 2
-        for at, length in ((window.x, width), (window.y, height))
+def _tiles(width: int, height: int, side: float, step: float) -> list[Window]:
+    """Windows of a side that cover a frame, at most `step` of it apart; centred where it is larger than the frame."""
+    xs, ys = (
+        np.linspace(side / 2, length - side / 2, math.ceil((length - side) / (step * side)) + 1).tolist()
+        if side < length
+        else [length / 2]
+        for length in (width, height)
     )
-    return Window(x, y, side)
+    return [Window(x, y, side) for y in ys for x in xs]
