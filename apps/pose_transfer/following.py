@@ -96,12 +96,14 @@ def look(part: Part, eye: Eye, crop: Crop, fit: Fit) -> Track:
     Raises:
         UserError: If no frame is in that part.
     """
-    moves = crop == "auto" and fit == "crop"
-    follows = moves and eye.sure
+    searches = crop == "auto" and fit == "crop"
+    follows = searches and eye.sure
     if follows:
         found_frames = _follow(part, eye)
     else:
-        found_frames = _stay(part, eye, fit, _steady_window(part, eye) if moves else None)
+        images = (image for image, _ in part)
+        window = search_by_steadiness(eye, images, part.frames.path.name) if searches else None
+        found_frames = _stay(part, eye, fit, window)
     windows, poses, confidence, times = [], [], [], []
     with closing(ahead(found_frames)) as found, progress(f"looking at {part.frames.path.name}", part) as bar:
         for seen_windows, keypoints, seen_times in found:
@@ -132,11 +134,6 @@ def progress(doing: str, part: Part, total: int | None = None) -> tqdm:
 
 
 _Seen = tuple[list[Window], Keypoints, list[Fraction]]
-
-
-def _steady_window(part: Part, eye: Eye) -> Window | None:
-    """The window for all frames, in the units of `relative_window`; None if there is no frame."""
-    return search_by_steadiness(eye, (frame.image for frame in part), part.frames.path.name)
 
 
 def _stay(part: Part, eye: Eye, fit: Fit, window: Window | None) -> Iterator[_Seen]:
