@@ -4,8 +4,8 @@
 
 A detector can hardly do better than the truth, so the links found here bound what `autolink evaluate` can report for a
 model. Patches of another frame of the clip are visible, as with `autolink train --visible clip`. One line of a table
-for every 100 steps: the mean loss, the share of the true links among as many of the heaviest edges, and those of the
-heaviest edges that are none.
+for every 100 steps: the mean loss, the share of the true links among as many of the heaviest edges, those of the
+heaviest edges that are none, and the links that are not among them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autolink.data import JOINT_NAMES, SKELETON_LINKS, open_data
 from autolink.data.pairs import FramePairs
 from autolink.decoder import InpaintingDecoder
 from autolink.edges import EdgeGraph
-from autolink.graph import precision_and_recall, strongest_edges
+from autolink.graph import Link, precision_and_recall, strongest_edges
 from autolink.losses import Features, PerceptualLoss
 from autolink.masking import patch_mask
 from autolink.training import SeededBatches, seeded_generator, to_network
@@ -83,7 +83,9 @@ def learn_links(options: Options) -> None:
     optimizer = torch.optim.Adam(groups, options.learning_rate, betas=(0.9, 0.99), fused=True)
     pairs = PosedPairs(options)
     batches = iter(DataLoader(pairs, batch_sampler=SeededBatches(len(pairs), options.batch_size, options.seed)))
-    print("| steps | loss | links found | heaviest edges that are no links |\n|---|---|---|---|")
+    print(
+        "| steps | loss | links found | heaviest edges that are no links | links that are missing |\n|---|---|---|---|---|"
+    )
     total = 0.0
     for step in tqdm(range(1, options.steps + 1), unit="step", disable=None):
         batch = next(batches)
@@ -104,9 +106,13 @@ def learn_links(options: Options) -> None:
         if step % 100 == 0:
             edges = strongest_edges(graph.matrix(), len(SKELETON_LINKS))
             _, found = precision_and_recall(edges, SKELETON_LINKS)
-            others = [f"{JOINT_NAMES[i]}–{JOINT_NAMES[j]}" for i, j in edges if (i, j) not in SKELETON_LINKS]
-            print(f"| {step} | {total / 100:.4f} | {found:.0%} | {', '.join(others)} |", flush=True)
+            wrong, missing = _named(set(edges) - set(SKELETON_LINKS)), _named(set(SKELETON_LINKS) - set(edges))
+            print(f"| {step} | {total / 100:.4f} | {found:.0%} | {wrong} | {missing} |", flush=True)
             total = 0.0
+
+
+def _named(links: set[Link]) -> str:
+    return ", ".join(f"{JOINT_NAMES[i]}–{JOINT_NAMES[j]}" for i, j in sorted(links))
 
 
 if __name__ == "__main__":
