@@ -83,9 +83,7 @@ def learn_links(options: Options) -> None:
     optimizer = torch.optim.Adam(groups, options.learning_rate, betas=(0.9, 0.99), fused=True)
     pairs = PosedPairs(options)
     batches = iter(DataLoader(pairs, batch_sampler=SeededBatches(len(pairs), options.batch_size, options.seed)))
-    print(
-        "| steps | loss | links found | heaviest edges that are no links | links that are missing |\n|---|---|---|---|---|"
-    )
+    print("| steps | loss | links found | heaviest edges that are none | missing links |\n|---|---|---|---|---|")
     total = 0.0
     for step in tqdm(range(1, options.steps + 1), unit="step", disable=None):
         batch = next(batches)
