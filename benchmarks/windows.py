@@ -10,6 +10,7 @@ by less than a factor of 1.35; the true square is the one in which the figure is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
@@ -63,25 +64,19 @@ def compare(options: Options) -> None:
     model = PoseTransfer.from_pretrained(options.model)
     eye = Eye(model, "float32", Batches(32))
     clips = [clip(seed) for seed in range(options.clips)]
-    found: dict[str, list[Window]] = {"middle": [whole(WIDTH, HEIGHT, "crop")] * len(clips), "confidence": []}
-    found["steadiness"] = []
-    spent = {"middle": 0.0}
-    spent["confidence"] = seconds(
-        lambda: found["confidence"].extend(search_by_confidence(eye, c.frames[0], "clip") for c in clips)
-    )
-    spent["steadiness"] = seconds(
-        lambda: found["steadiness"].extend(
-            absolute_window(search_by_steadiness(eye, c.frames, "clip"), WIDTH, HEIGHT) for c in clips
-        )
-    )
+    criteria: dict[str, Callable[[Clip], Window]] = {
+        "middle": lambda clip: whole(WIDTH, HEIGHT, "crop"),
+        "confidence": lambda clip: search_by_confidence(eye, clip.frames[0], "clip"),
+        "steadiness": lambda clip: absolute_window(search_by_steadiness(eye, clip.frames, "clip"), WIDTH, HEIGHT),
+    }
     rows = []
-    for name, windows in found.items():
+    for name, find in criteria.items():
+        windows: list[Window] = []
+        spent = seconds(lambda: windows.extend(map(find, clips)))
         off = [math.dist(w[:2], c.square[:2]) / c.square.side for w, c in zip(windows, clips)]
         factor = [math.exp(abs(math.log(w.side / c.square.side))) for w, c in zip(windows, clips)]
         good = sum(o < 0.2 and f < 1.35 for o, f in zip(off, factor)) / len(clips)
-        rows.append(
-            (name, f"{median(off):.2f}", f"{median(factor):.2f}", f"{good:.0%}", f"{spent[name] / len(clips):.1f} s")
-        )
+        rows.append((name, f"{median(off):.2f}", f"{median(factor):.2f}", f"{good:.0%}", f"{spent / len(clips):.1f} s"))
     print_table(("criterion", "middle off, in sides", "side wrong by a factor of", "good", "a clip"), rows)
 
 

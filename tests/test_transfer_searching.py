@@ -93,7 +93,7 @@ def test_glances_are_spread_over_a_clip_of_any_length(count: int) -> None:
 
 
 def test_a_figure_in_a_tall_frame_is_found_by_the_shipped_model() -> None:
-    """Off the middle and half as wide as the frame; the same model's confidence leaves it where the middle is."""
+    """Off the middle, and half as wide as the frame."""
     rng = np.random.default_rng(3)
     figure, side, (left, top) = Figure(rng), 96, (88, 190)
     wall = np.clip(Scene(rng).draw(320, 0.8), 0, 1)[:, :192] * 255
