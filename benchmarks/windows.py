@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def compare(options: Options) -> None:
     rows = []
     for name, find in criteria.items():
         windows: list[Window] = []
-        spent = seconds(lambda: windows.extend(map(find, clips)))
+        spent = seconds(partial(windows.extend, map(find, clips)))
         off = [math.dist(w[:2], c.square[:2]) / c.square.side for w, c in zip(windows, clips)]
         factor = [math.exp(abs(math.log(w.side / c.square.side))) for w, c in zip(windows, clips)]
         good = sum(o < 0.2 and f < 1.35 for o, f in zip(off, factor)) / len(clips)
