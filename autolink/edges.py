@@ -50,7 +50,8 @@ def draw_edges(
             Triton is installed and can compile, and `thrifty` elsewhere.
 
     Returns:
-        (B, 1, H, W) in [0, max edge weight]; differentiable in keypoints, weights and thickness.
+        (B, 1, H, W) in [0, max edge weight]; differentiable in keypoints, weights and thickness. What is not a number
+        shows, with its gradients: a keypoint in all of its own image, a weight or thickness in all images.
 
     Raises:
         ValueError: If the shapes do not fit each other, or the engine does not exist or cannot draw there.

@@ -111,6 +111,53 @@ def test_an_edge_of_weight_zero_draws_nothing(engine):
     assert torch.autograd.grad(drawn.sum(), weights)[0].isfinite().all()
 
 
+def same_as_the_formula(points, weights, thickness, size):
+    """What the fast engine draws, once it and its gradients are seen to be the formula's, NaN for NaN."""
+    inputs = [t.requires_grad_() for t in (points, weights, thickness)]
+    maps = [draw_edges(points, weights, size, thickness, engine) for engine in ENGINES]
+    upstream = torch.linspace(-1, 1, maps[0].numel(), dtype=maps[0].dtype).view_as(maps[0])
+    expected, found = ([drawn, *torch.autograd.grad(drawn, inputs, upstream)] for drawn in maps)
+    for reference, fast in zip(expected, found):
+        torch.testing.assert_close(fast, reference, rtol=1e-8, atol=1e-9, equal_nan=True)
+    return maps[1].detach()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_keypoint_that_is_not_finite_shows_in_its_own_image_alone(value):
+    points, weights = example(14)  # two blocks of edges
+    points[1, 5, 0] = value
+    drawn = same_as_the_formula(points, weights, torch.full_like(weights, 0.02), (18, 21))
+    assert drawn[1].isnan().all() and drawn[0].isfinite().all()
+
+
+def test_a_weight_or_thickness_that_is_not_a_number_shows_everywhere():
+    for of in (0, 1):
+        points, *shared = (*example(5), torch.full((10,), 0.02, dtype=torch.float64))
+        shared[of][7] = math.nan
+        assert same_as_the_formula(points, *shared, (9, 12)).isnan().all()
+
+
+def test_an_infinite_weight_is_infinite_until_its_edge_ends():
+    points = torch.tensor([[[-0.9, -0.9], [-0.7, -0.9], [0.5, 0.9]]], dtype=torch.float64)
+    weights = torch.tensor([math.inf, 1.0, 1.0], dtype=torch.float64)
+    drawn = same_as_the_formula(points, weights, torch.full_like(weights, 3e-3), 16)
+    assert drawn[0, 0, 0, 0] == math.inf and drawn[0, 0, -1, -1].isnan()  # exp(−d²/σ²) is 0 there
+
+
+@pytest.mark.parametrize("thickness", [1e20, math.inf])
+def test_edges_may_be_thicker_than_any_image(thickness):
+    points, weights = example(4, dtype=torch.float32)
+    for engine in ENGINES:
+        drawn = draw_edges(points, weights, 16, thickness, engine)
+        torch.testing.assert_close(drawn, weights.max().expand_as(drawn))
+
+
+def test_more_edges_than_a_short_integer_counts():
+    points, weights = example(258)
+    weights[-200:] += 0.5  # edges beyond number 32,767 win
+    same_as_the_formula(points, weights, torch.full_like(weights, 1e-3), 8)
+
+
 def test_maximum_over_edges_not_sum():
     points, weights = example(5)
     every = draw_every_edge(points, weights, (16, 16), 0.01)

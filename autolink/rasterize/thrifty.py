@@ -13,6 +13,8 @@ of falling weight, so that the strong ones set the bar for the many weak ones.
 With s the coordinate along an edge from its middle and v the one across it, d² = v² + relu(|s| − length/2)². Both are
 sums of a term in x and a term in y.
 
+Nothing of this compares numbers that are not finite, so those are drawn apart, as the formula would.
+
 Shapes: B batch, K keypoints, E = K(K−1)/2 edges, C edges of one block, H W pixels, N tiles of all images, P = 64
 pixels of a tile, Q pairs of a tile and an edge that may win on it.
 """
@@ -27,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autolink.geometry import pixel_centres
+from autolink.rasterize.reference import draw_edges_reference
 
 TINY = 1e-30
 """Floor of an edge weight under the logarithm: smaller weights draw nothing that float32 could hold."""
@@ -48,7 +51,10 @@ class _DrawEdges(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keypoints: Tensor, weights: Tensor, thickness: Tensor, size: tuple[int, int]) -> Tensor:
         costs, winners = _best_edges(keypoints, weights, thickness, size)
-        ctx.size = size
+        ctx.size, ctx.unknown = size, None
+        if not math.isfinite(keypoints.sum() + weights.sum() + thickness.sum()):
+            _draw_what_is_not_finite(costs, winners, keypoints, weights, thickness)
+            ctx.unknown = costs.isnan().flatten(1).any(1)  # (B,)
         ctx.save_for_backward(keypoints, weights, thickness, winners)
         return costs.neg_().exp_()
 
@@ -93,10 +99,28 @@ class _DrawEdges(torch.autograd.Function):
         at_end = torch.stack([per_edge(pull_x.mul_(t)), per_edge(pull_y.mul_(t))], dim=-1)
         grad_keypoints = torch.zeros_like(keypoints).index_add_(1, first, at_both - at_end)
         grad_keypoints.index_add_(1, second, at_end)
-        grad_thickness = None
+        grad_weights, grad_thickness = per_edge(falloff).sum(0), None
         if ctx.needs_input_grad[2]:
             grad_thickness = per_edge(drawn * scaled).sum(0) / thickness
-        return grad_keypoints, per_edge(falloff).sum(0), grad_thickness, None
+        if ctx.unknown is not None and ctx.unknown.any():  # a maximum that is not a number is of no edge
+            grad_keypoints[ctx.unknown] = math.nan
+            grad_weights.fill_(math.nan)
+            grad_thickness = grad_thickness if grad_thickness is None else grad_thickness.fill_(math.nan)
+        return grad_keypoints, grad_weights, grad_thickness, None
+
+
+def _draw_what_is_not_finite(
+    costs: Tensor, winners: Tensor, keypoints: Tensor, weights: Tensor, thickness: Tensor
+) -> None:
+    """Add, in place, edges whose weight, σ² or ends are not finite to costs and winners (B, 1, H, W) of the others."""
+    ends = torch.triu_indices(keypoints.shape[1], keypoints.shape[1], 1, device=keypoints.device)
+    for edge in (~weights.isfinite() | thickness.isnan()).nonzero().flatten().tolist():
+        drawn = draw_edges_reference(
+            keypoints[:, ends[:, edge]], weights[edge, None], costs.shape[-2:], thickness[edge]
+        )  # infinite, or not a number
+        torch.minimum(costs, -drawn, out=costs)
+        winners.masked_fill_(drawn.isposinf(), edge)
+    costs[~keypoints.isfinite().flatten(1).all(1)] = math.nan
 
 
 class _Edges(NamedTuple):
@@ -130,7 +154,8 @@ def _best_edges(keypoints: Tensor, weights: Tensor, thickness: Tensor, size: tup
     offsets = offsets.flatten(1)  # (2, P), from the centre of the tile
 
     costs = keypoints.new_full((batch * rows * columns, TILE * TILE), _cost_of_nothing(keypoints.dtype))
-    winners = torch.zeros(costs.shape, dtype=torch.int16, device=keypoints.device)
+    index = torch.int16 if len(weights) <= 2**15 else torch.int32
+    winners = torch.zeros(costs.shape, dtype=index, device=keypoints.device)
     for edges in _blocks(keypoints, weights, thickness):
         _improve(costs, winners, edges, centres_x, centres_y, offsets)
 
@@ -171,7 +196,7 @@ def _improve(
 
     Args:
         costs: (N, P) least costs so far.
-        winners: (N, P) int16 numbers of the edges that reach them.
+        winners: (N, P) numbers of the edges that reach them.
         edges: The block.
         centres_x: x of the centres of the tiles of one row.
         centres_y: y of the centres of the tiles of one column.
@@ -190,7 +215,7 @@ def _improve(
     distance = (v * v).addcmul_(beyond, beyond).sqrt_().flatten(0, 2)  # (N, C), in σ
     radius = offsets.norm(dim=0).max() * edges.per_unit * (1 + 1e-4)  # a little more than rounding could miss
     limit = (distance + radius).square_().sub_(edges.log_weight).amin(1).minimum(costs.amax(1))
-    alive = (distance - radius).relu_().square_().sub_(edges.log_weight) < limit[:, None]
+    alive = (distance - radius).relu_().square_().sub_(edges.log_weight) <= limit[:, None]
 
     # Round r tries the r-th candidate of each tile. With tiles by falling number of candidates, those that take part
     # in a round come first, so that rounds work on slices.
@@ -236,5 +261,5 @@ def _improve(
     # The pair that won: a round's pairs stand in the order of the tiles. Round 0 stands for what was there before.
     first_of_round = torch.cat([first_of_round.new_zeros(1), first_of_round])
     pairs = first_of_round.take(last_win.long()) + torch.arange(len(tiles), device=tiles.device)[:, None]
-    number = edges.number.to(torch.int16).index_select(0, edge).take(pairs)
+    number = edges.number.to(winners.dtype).index_select(0, edge).take(pairs)
     winners.index_copy_(0, tiles, number.where(last_win > 0, winners.index_select(0, tiles)))
