@@ -199,7 +199,6 @@ def calibrate(options: Options) -> tuple[Path, str]:
     names = [name for name, kept in zip(names, enough) if kept]
     fitted = fit(keypoints, landmarks[:, torch.tensor(enough)], units)
     path = options.output or _beside(options.model)
-    path.parent.mkdir(parents=True, exist_ok=True)
     config = {"names": names, "detector": fingerprint(model)}
     metadata = {
         "model": options.model,

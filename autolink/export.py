@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from autolink.errors import UserError, command
 from autolink.model import MAX_DETECTOR_SIZE, AutoLink, load
+from autolink.outputs import replacing
 
 TOLERANCE = 1e-4
 """Largest difference between onnxruntime and torch that is rounding."""
@@ -82,16 +83,15 @@ def export_onnx(model: AutoLink, path: Path) -> Path:
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise UserError(f"export needs {error.name}; run: pip install 'autolink[export]'") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     model = model.cpu().eval()
     axes = {0: torch.export.Dim("batch", min=1, max=4096)}
     axes |= {axis: torch.export.Dim(name, min=2, max=1 << 16) for axis, name in ((2, "height"), (3, "width"))}
-    with warnings.catch_warnings():
+    with replacing(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         torch.onnx.export(
             _Detection(model).eval(),
             (torch.rand(2, 3, 150, 203),),
-            path,
+            part,
             input_names=["images"],
             output_names=["keypoints", "confidence"],
             dynamic_shapes={"images": axes},
@@ -99,7 +99,7 @@ def export_onnx(model: AutoLink, path: Path) -> Path:
             external_data=False,
             verbose=False,
         )
-    _check(model, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), path)
+        _check(model, onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"]), path)
     return path
 
 

@@ -12,7 +12,6 @@ Shapes: N images, K keypoints, E = K(K−1)/2 edges, S side in pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from autolink.graph import (
     strongest_edges,
 )
 from autolink.model import AutoLink, load
+from autolink.outputs import write_json
 from autolink.plots import edge_matrix_figure, save_figure, training_figure
 from autolink.visualize import draw_graph, draw_points, image_grid, save_png, to_uint8
 
@@ -117,7 +117,7 @@ def figures(options: Options) -> list[Path]:
             grid = topology_pairs(images[:COMPARED], landmarks, links, keypoints, model.graph.matrix())
             written.append(save_png(options.output / "topology.png", grid))
     path = options.output / "graph.json"
-    path.write_text(json.dumps(graph_report(model, labels, keypoints), indent=2) + "\n")
+    write_json(path, graph_report(model, labels, keypoints))
     return [*written, path]
 
 

@@ -6,6 +6,7 @@ Colours tell apart for colour-blind readers and in grey: Okabe and Ito's for lin
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from autolink.errors import UserError
+from autolink.outputs import replacing
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
@@ -32,10 +34,19 @@ FAR_APART = 30
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure, as the file's ending says, and make its folder."""
+    """Write a figure, as the file's ending says, and make its folder.
+
+    Raises:
+        UserError: If it cannot be written, or nothing is known to be written under such an ending.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    kind, kinds = path.suffix.removeprefix(".").lower(), figure.canvas.get_supported_filetypes()
+    if kind not in kinds:
+        raise UserError(f"{path}: expected a file name ending in .{', .'.join(sorted(kinds))}")
+    drawn = io.BytesIO()  # matplotlib's PDF has errors of its own on a full disk
+    figure.savefig(drawn, dpi=150, format=kind)
+    with replacing(path) as part:
+        part.write_bytes(drawn.getbuffer())
     return path
 
 

@@ -28,6 +28,7 @@ from autolink.data import open_data
 from autolink.errors import UserError, command
 from autolink.graph import detect_spread
 from autolink.model import load
+from autolink.outputs import replacing, write_json, write_text
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.training import CHECKPOINT, Diverged, as_json, logger
 from autolink.visualize import image_grid, overlay
@@ -158,8 +159,7 @@ def _claim(options: Options) -> None:
                 f"{options.output} holds a sweep with {flag} {before.get(other[0])}, not {about[other[0]]}; repeat "
                 "its options to go on, or name another --output"
             )
-    options.output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about, indent=2) + "\n")
+    write_json(path, about)
 
 
 def _run(options: Options, cell: Cell, seed: int) -> None:
@@ -177,7 +177,7 @@ def _run(options: Options, cell: Cell, seed: int) -> None:
         result = evaluate.evaluate(evaluate.Options(data=options.data, model=str(model), data_root=options.data_root))
     except Diverged as error:
         result = {"diverged": str(error)}
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(folder / "result.json", result)
 
 
 def _folder(output: Path, cell: Cell, seed: int) -> Path:
@@ -208,7 +208,7 @@ def report(options: Options) -> Path:
     for result in results:
         result.update({metric: result.get(metric) for metric in metrics})
     keys = list(dict.fromkeys(key for result in finished for key in result))
-    with (output / "results.csv").open("w", newline="") as file:
+    with replacing(output / "results.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*keys, "diverged"])
         writer.writeheader()
         writer.writerows(results)
@@ -217,7 +217,7 @@ def report(options: Options) -> Path:
     if len(axes) == 1:
         save_figure(samples_figure(_samples(options, finished)), output / "samples.png")
     table = output / "table.md"
-    table.write_text("\n\n".join(_table(axes, results, metric, titles[metric]) for metric in metrics) + "\n")
+    write_text(table, "\n\n".join(_table(axes, results, metric, titles[metric]) for metric in metrics) + "\n")
     return table
 
 

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from autolink.data.shards import Shards
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
+from autolink.outputs import write_json
 from autolink.visualize import save_png
 from autolink.weights import read_tensors, write_safetensors
 
@@ -105,8 +106,7 @@ def start(options: RunOptions, device: str = "auto") -> Accelerator:
         raise UserError(f"{options.output} already holds a run; add --resume to go on, or name another --output")
     set_seed(options.seed)
     if accelerator.is_main_process:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "config.json").write_text(json.dumps(as_json(options), indent=2) + "\n")
+        write_json(options.output / "config.json", as_json(options))
     accelerator.init_trackers("tensorboard")
     return accelerator
 

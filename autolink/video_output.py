@@ -25,6 +25,7 @@ from PIL import Image
 from autolink import media
 from autolink.errors import UserError
 from autolink.images import IMAGE_SUFFIXES
+from autolink.outputs import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +147,7 @@ class FrameOutput:
 
     def _note_settings(self) -> None:
         """Says what is begun here, once what an earlier writer has left is gone."""
-        note = begun_file(self.path)
-        part = note.with_name(f"{note.name}.part")
-        part.write_text(json.dumps(self._settings, indent=2) + "\n")
-        os.replace(part, note)
+        write_json(begun_file(self.path), self._settings)
 
     def _leave(self) -> None:
         if not self.written:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from autolink.edges import draw_edges
 from autolink.geometry import to_pixels
+from autolink.outputs import replacing
 
 COLOURS = ((238, 102, 119), (102, 204, 238), (204, 187, 68), (34, 136, 51), (170, 51, 119), (68, 119, 170))
 EDGE_COLOUR = (255, 230, 80)
@@ -37,9 +38,9 @@ def to_uint8(images: Tensor) -> Tensor:
 def save_png(path: str | Path, image: Tensor) -> Path:
     """Write an image (3, H, W), uint8 or floats in [0, 1], and make its folder."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = image.cpu() if image.dtype == torch.uint8 else to_uint8(image)
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    with replacing(path) as part:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(part, format="PNG")
     return path
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autolink.errors import UserError
+from autolink.outputs import replacing, unwritten
 
 FORMAT = "autolink/1"
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -51,7 +53,6 @@ class PretrainedModel(nn.Module):
         path = Path(path)
         if path.suffix != ".safetensors":
             path = path / "model.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
         metadata = self.metadata if metadata is None else dict(metadata)
         write_model(path, self.state_dict(), self.task, asdict(self.config), metadata, half)
         return path
@@ -93,11 +94,18 @@ def write_model(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write `tensors` so that `path` is at every moment either the old file or the whole new one."""
-    part = path.with_name(path.name + ".part")
-    save_file({name: value.detach().cpu() for name, value in tensors.items()}, part, metadata=dict(header))
-    part.chmod(0o644)  # safetensors keeps its files from everyone else on the machine
-    os.replace(part, path)
+    """Write tensors and a header of texts, see `replacing`."""
+    with replacing(path) as part:
+        try:
+            save_file({name: value.detach().cpu() for name, value in tensors.items()}, part, metadata=dict(header))
+        except SafetensorError as error:  # of a full disk, too
+            raise unwritten(path, _system_error(error)) from error
+
+
+def _system_error(error: SafetensorError) -> OSError | str:
+    """What the system said when safetensors could not write; it passes on the words and the number alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else str(error)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

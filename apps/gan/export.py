@@ -12,6 +12,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autolink.errors import UserError, command
+from autolink.outputs import replacing
 from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
 from autolink_apps.gan.poses import ModelOptions, load_gan
 
@@ -76,15 +78,14 @@ def export_onnx(gan: ConditionalGAN, path: Path, truncation: float = 0.7) -> Pat
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise UserError(f"export needs {error.name}; run: pip install 'autolink[export]'") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     gan = gan.cpu().eval().requires_grad_(False)
     batch = {0: torch.export.Dim("batch", min=1, max=4096)}
-    with warnings.catch_warnings():
+    with replacing(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         torch.onnx.export(
             _Sampling(gan, truncation).eval(),
             tuple(_inputs(gan, 2).values()),
-            path,
+            part,
             input_names=["keypoints", "z"],
             output_names=["images"],
             dynamic_shapes={"keypoints": batch, "z": batch},
@@ -92,14 +93,17 @@ def export_onnx(gan: ConditionalGAN, path: Path, truncation: float = 0.7) -> Pat
             external_data=False,
             verbose=False,
         )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        _check(gan, onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"]), truncation, path)
+    return path
+
+
+def _check(gan: ConditionalGAN, session: Any, truncation: float, path: Path) -> None:
     for count in (1, 3):
         inputs = _inputs(gan, count)
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
         error = (gan.sample(**inputs, truncation=truncation) - torch.from_numpy(found)).abs().max().item()
         if error > TOLERANCE:
             raise RuntimeError(f"{path}: images from onnxruntime differ from torch by {error} in a batch of {count}")
-    return path
 
 
 def _inputs(gan: ConditionalGAN, count: int) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ Shapes: N samples, M training images, D features, S image side.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from autolink.data import open_data
 from autolink.data.sample import SampleSet, spread
 from autolink.errors import UserError, command
+from autolink.outputs import write_json
 from autolink.training import seeded_generator
 from autolink.visualize import image_grid, save_png, to_uint8
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
@@ -100,7 +100,7 @@ def neighbours(options: Options) -> Path:
         "held_out": summary(real, training),
     }
     path = save_png(options.output / "neighbours.png", picture(made, real, training))
-    (options.output / "neighbours.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_json(options.output / "neighbours.json", report, indent=1)
     for name in ("samples", "held_out"):
         about = report[name]
         print(

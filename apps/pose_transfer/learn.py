@@ -20,7 +20,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ from autolink import train as graph_training
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.losses import Features
+from autolink.outputs import replacing, write_json
 from autolink.training import CHECKPOINT, RunOptions, logger
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
@@ -115,11 +116,9 @@ class Plan:
     network: Stage | None = None
 
     def save(self, output: Path) -> None:
-        """Write `plan.json`, atomically."""
+        """Write `plan.json`."""
         stages = {name: stage and stage._asdict() for name, stage in (("graph", self.graph), ("network", self.network))}
-        part = output / "plan.json.part"
-        part.write_text(json.dumps({**asdict(self), **stages}, indent=2) + "\n")
-        os.replace(part, output / "plan.json")
+        write_json(output / "plan.json", {**asdict(self), **stages})
 
 
 def learn(
@@ -170,7 +169,7 @@ def learn(
         network = _run("network", network_training.train, _network_options(shared, plan.network, graph, output), output)
     model = PoseTransfer.from_pretrained(network, pick_device(device))
     numbers = held_out(model, frames)
-    (output / "held_out.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    write_json(output / "held_out.json", numbers)
     print(json.dumps(numbers, indent=2))
     _compare_spreads(*(numbers[clip]["keypoint_spread"] for clip in ("src", "driver")))
     about = {"learned_from": {"src": src.name, "driver": driver.name, "minutes": minutes}, "held_out": numbers}
@@ -313,8 +312,8 @@ def _preview(output: Path) -> Iterator[None]:
             newest = max(pictures, key=lambda path: path.stat().st_mtime, default=None)
             if newest is not None and newest.stat().st_mtime > shown:
                 shown = newest.stat().st_mtime
-                shutil.copyfile(newest, output / "preview.png.part")
-                os.replace(output / "preview.png.part", output / "preview.png")
+                with suppress(UserError), replacing(output / "preview.png") as part:  # the stage itself will tell
+                    shutil.copyfile(newest, part)
             if last_look:
                 return
 

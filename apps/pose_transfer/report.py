@@ -7,7 +7,6 @@ source, then what was judged, at the middle of the clip.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from autolink.outputs import replacing, write_json, write_text
 from autolink.visualize import image_grid, save_png
 
 SHOWN = 8
@@ -79,9 +79,8 @@ class Report:
         text = f"{about['model']} on {about['data']}, perceptual: {about['perceptual']}\n\n" + "\n\n".join(tables)
         print(f"\n{text}", file=sys.stderr)
         if self.output is not None:
-            self.output.mkdir(parents=True, exist_ok=True)
-            (self.output / "tables.md").write_text(text + "\n", encoding="utf-8")
-            (self.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_text(self.output / "tables.md", text + "\n")
+            write_json(self.output / "report.json", report)
             for protocol, rows in self.rows.items():
                 _write_csv(self.output / f"{protocol}.csv", rows)
                 columns = 1 + len(rows[0].scores)
@@ -122,7 +121,7 @@ def _plain(value: float) -> float | None:
 
 def _write_csv(path: Path, rows: list[Row]) -> None:
     keys = list(next(iter(rows[0].scores.values())))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = csv.writer(file)
         lines.writerow(["clip", "frames", "judged", *keys])
         for row in rows:

@@ -54,7 +54,6 @@ def save_motion(path: Path, motion: Motion) -> Path:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: a motion is saved as .safetensors; give a name that ends so")
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         "xy": motion.xy.float(),
         "confidence": motion.confidence.float(),
