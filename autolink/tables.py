@@ -16,9 +16,10 @@ Shapes: T frames in all, K keypoints, L landmarks, E edges.
 from __future__ import annotations
 
 import csv
+import logging
 from array import array
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,8 +31,12 @@ from torch import Tensor
 
 from autolink.calibrate import Calibration
 from autolink.detector import Keypoints
+from autolink.errors import UserError
 from autolink.geometry import to_pixels
 from autolink.model import AutoLink
+from autolink.outputs import Replacement, replacing, reported
+
+logger = logging.getLogger(__name__)
 
 Format = Literal["csv", "npz", "deeplabcut", "moseq"]
 
@@ -63,6 +68,9 @@ class Detection(NamedTuple):
 class Tables:
     """The files of one run of `autolink detect`, as a context manager; rows of csv are written as they come.
 
+    Files appear under their names when the block ends. If it ends by an exception, those of an earlier run are still
+    there, and the rows written so far are in `NAME.csv.part`.
+
     What a frame leaves in memory is its numbers, 12 bytes a point, and only if the arrays of `npz` or `moseq` are
     wanted.
     """
@@ -81,14 +89,15 @@ class Tables:
         self.count = 0
 
     def __enter__(self) -> Tables:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.files, self.recording_file = ExitStack(), ExitStack()
+        self.table = self.recording_table = None
         if "csv" in self.formats:
             axes = ("x", "y", "confidence")
             columns = [f"{axis}{k}" for k in range(self.keypoint_count) for axis in axes]
             columns += [f"{name}_{axis}" for name in self.landmark_names for axis in axes]
-            self.table = _open_csv(self.folder / "keypoints.csv", self.files)
-            self.table.writerow(["source", "frame", "time", *columns])
+            self.table = _Csv(self.folder / "keypoints.csv", [["source", "frame", "time", *columns]])
+        for path in self.written:
+            if path.suffix == ".npz":  # written at the end, and better refused now
+                Replacement(path).discard()
         return self
 
     def add(self, found: Detection, recording: str) -> None:
@@ -96,11 +105,11 @@ class Tables:
         if recording not in self.starts:
             self._begin(recording)
         points = Keypoints(found.pixels, found.confidence)
-        if "csv" in self.formats:
+        if self.table is not None:
             numbers = _row(points) + (_row(found.landmarks) if found.landmarks else [])
-            self.table.writerow([found.source, found.frame, f"{float(found.time):.6f}", *numbers])
-        if "deeplabcut" in self.formats:
-            self.recording_table.writerow([self.count - self.starts[recording], *_row(found.landmarks or points)])
+            self.table.write([found.source, found.frame, f"{float(found.time):.6f}", *numbers])
+        if self.recording_table is not None:
+            self.recording_table.write([self.count - self.starts[recording], *_row(found.landmarks or points)])
         if {"npz", "moseq"} & self.formats:
             self.source.append(self.sources.setdefault(str(found.source), len(self.sources)))
             self.frame.append(found.frame)
@@ -110,9 +119,14 @@ class Tables:
                 self.landmarks.add(found.landmarks)
         self.count += 1
 
-    def __exit__(self, *_: object) -> None:
-        self.files.close()
-        self.recording_file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        tables = [table for table in (self.table, self.recording_table) if table is not None]
+        if kind is not None:
+            for table in tables:
+                table.leave()
+            return
+        for table in tables:
+            table.complete()
         if "npz" in self.formats:
             _write_npz(self.folder / "keypoints.npz", self._arrays())
         if "moseq" in self.formats:
@@ -135,13 +149,16 @@ class Tables:
     def _begin(self, recording: str) -> None:
         self.starts[recording] = self.count
         if "deeplabcut" in self.formats:
-            self.recording_file.close()
-            self.recording_table = _open_csv(self.folder / "deeplabcut" / f"{recording}.csv", self.recording_file)
+            if self.recording_table is not None:
+                self.recording_table.complete()
             names = self.landmark_names or [f"keypoint{k}" for k in range(self.keypoint_count)]
             axes = ("x", "y", "likelihood")
-            self.recording_table.writerow(["scorer", *["autolink"] * (3 * len(names))])
-            self.recording_table.writerow(["bodyparts", *(name for name in names for _ in axes)])
-            self.recording_table.writerow(["coords", *axes * len(names)])
+            header = [
+                ["scorer", *["autolink"] * (3 * len(names))],
+                ["bodyparts", *(name for name in names for _ in axes)],
+                ["coords", *axes * len(names)],
+            ]
+            self.recording_table = _Csv(self.folder / "deeplabcut" / f"{recording}.csv", header)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """What `keypoints.npz` holds."""
@@ -184,14 +201,43 @@ def _row(points: Keypoints) -> list[str]:
     return [f"{value:.4f}" for value in torch.cat([points.xy, points.confidence[:, None]], dim=1).flatten().tolist()]
 
 
-def _open_csv(path: Path, files: ExitStack) -> Any:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return csv.writer(files.enter_context(path.open("w", newline="", encoding="utf-8")))
+class _Csv:
+    """A table that is written row by row."""
+
+    def __init__(self, path: Path, header: Sequence[Sequence[str]]) -> None:
+        self.file, self.rows = Replacement(path), 0
+        with reported(path):
+            self.text = open(self.file.part, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            self.writer = csv.writer(self.text)
+            self.writer.writerows(header)
+
+    def write(self, row: Sequence[Any]) -> None:
+        with reported(self.file.path):
+            self.writer.writerow(row)
+        self.rows += 1
+
+    def complete(self) -> None:
+        try:
+            with reported(self.file.path):
+                self.text.close()
+            self.file.commit()
+        except UserError:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Keeps the rows of an unfinished table, if there are any."""
+        with suppress(OSError):  # the exception that brought us here is the one to tell
+            self.text.close()
+        if self.rows:
+            logger.warning("%s: not finished; the rows written so far are in %s", self.file.path, self.file.part)
+        else:
+            self.file.discard()
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """`numpy.savez_compressed`, for arrays of any name: there, one called `file` is an error."""
-    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+    with replacing(path) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, values in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(values))

@@ -7,6 +7,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks gain nothing from threads; processes inherit this
 
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -45,6 +49,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         reporter.write_line(f"skipped for want of data: {report.nodeid}")
     if skipped and os.environ.get("AUTOLINK_DATA"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def nearly_full() -> Callable[[int], AbstractContextManager[None]]:
+    """A block in which no file of this process gets longer than so many bytes, as if the disk were full."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from autolink.plots import save_figure, sweep_figure
 from autolink.visualize import save_png
 from autolink.weights import write_safetensors
 
+NearlyFull = Callable[[int], AbstractContextManager[None]]
+
 
 @pytest.fixture
 def umask() -> Iterator[Callable[[int], int]]:
@@ -26,17 +27,6 @@ def umask() -> Iterator[Callable[[int], int]]:
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
-
-
-@contextmanager
-def nearly_full(size: int) -> Iterator[None]:
-    """No file of this process can become longer than so many bytes: the system's answer is that of a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
@@ -79,7 +69,7 @@ def test_access_rights_follow_the_umask(name: str, tmp_path: Path, umask: Callab
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_one_line_and_loses_nothing(name: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(name: str, tmp_path: Path, nearly_full: NearlyFull) -> None:
     path = tmp_path / name
     for there in ([], [name]):
         with nearly_full(2_000), pytest.raises(UserError, match=f"{name}: cannot be written .*; free some space"):

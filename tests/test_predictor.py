@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from autolink import cli
+from autolink.errors import UserError
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.predictor import Options, detect
 from autolink.smoothing import OneEuroFilter
@@ -135,6 +136,50 @@ def test_a_frame_leaves_nothing_behind_but_its_numbers(tiny: AutoLink, tmp_path:
         tracemalloc.stop()
     assert kept[1] - kept[0] < 1.2 * 2000 * (12 * 4 + 24)  # three floats a point; time, frame and source
     assert np.load(tmp_path / "coordinates.npz")["a"].shape == (4000, 4, 2)
+
+
+def fill(tables: Tables, rows: int) -> None:
+    for i in range(rows):
+        found = Detection(
+            Path("a.mp4"), i, Fraction(i, 25), np.zeros((8, 8, 3), np.uint8), torch.rand(4, 2), torch.ones(4)
+        )
+        tables.add(found, "a")
+
+
+def test_what_ends_early_leaves_the_tables_of_the_run_before(
+    tiny: AutoLink, tmp_path: Path, nearly_full, caplog
+) -> None:
+    formats = ("csv", "npz", "deeplabcut", "moseq")
+    with Tables(tmp_path, formats, tiny, None) as tables:
+        fill(tables, 3)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert len(before) == 5
+
+    with pytest.raises(UserError, match="unreadable"), Tables(tmp_path, formats, tiny, None):
+        raise UserError("unreadable")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+    with pytest.raises(KeyboardInterrupt), Tables(tmp_path, formats, tiny, None) as tables:
+        fill(tables, 2)
+        raise KeyboardInterrupt
+    parts = [tmp_path / "keypoints.csv.part", tmp_path / "deeplabcut" / "a.csv.part"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path not in parts} == before
+    assert [len(path.read_text().splitlines()) for path in parts] == [1 + 2, 3 + 2]
+    assert all(f"the rows written so far are in {path}" in caplog.text for path in parts)
+
+    with (
+        nearly_full(20_000),
+        pytest.raises(UserError, match=r"keypoints.csv: cannot be written .*; free some space"),
+        Tables(tmp_path, formats, tiny, None) as tables,
+    ):
+        fill(tables, 1000)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path not in parts} == before
+
+
+def test_a_place_that_takes_no_arrays_is_told_before_the_work(tiny: AutoLink, tmp_path: Path) -> None:
+    (tmp_path / "keypoints.npz").mkdir()
+    with pytest.raises(UserError, match=r"keypoints.npz: there is a folder of this name"):
+        Tables(tmp_path, ("npz",), tiny, None).__enter__()
 
 
 def test_a_wrong_option_gets_one_line(model_file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
