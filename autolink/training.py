@@ -12,12 +12,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
@@ -35,6 +36,9 @@ from autolink.visualize import save_png
 from autolink.weights import read_tensors, write_safetensors
 
 CHECKPOINT = "checkpoint.safetensors"
+HELD_ORDER = 2**20
+"""Samples up to which the order of an epoch is held in memory."""
+FEISTEL_ROUNDS = 6
 logger = logging.getLogger("autolink")
 
 
@@ -170,17 +174,52 @@ class SeededBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch_size // self.world
         first = self.start_step * self.batch_size + self.rank * share
-        epoch, order = -1, []
+        shuffled_epoch = -1
         while True:
-            batch = []
-            for number in range(first, first + share):
-                if number // self.length != epoch:
-                    epoch = number // self.length
-                    shuffle = seeded_generator(self.seed, epoch, 0, "order")
-                    order = torch.randperm(self.length, generator=shuffle).tolist()
-                batch.append(order[number % self.length])
+            batch: list[int] = []
+            epochs, places = np.divmod(np.arange(first, first + share), self.length)
+            for epoch in range(epochs[0], epochs[-1] + 1):
+                if epoch != shuffled_epoch:
+                    order = shuffled(self.length, seeded_generator(self.seed, epoch, 0, "order"))
+                    shuffled_epoch = epoch
+                batch += order(places[epochs == epoch]).tolist()
             yield batch
             first += self.batch_size
+
+
+def shuffled(length: int, generator: torch.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """A random order of the numbers below `length`: which of them stand at given places, both (N,) int64.
+
+    Of more than `HELD_ORDER` numbers, no list is held, which would take gigabytes in every process for the pairs of a
+    large collection of clips: what stands at a place is computed. A Feistel network permutes the numbers of twice as
+    many bits as it takes; where it leads beyond `length` it is asked again, until it leads back (Black and Rogaway,
+    "Ciphers with Arbitrary Finite Domains", 2002).
+    """
+    if length <= HELD_ORDER:
+        return torch.randperm(length, generator=generator).numpy().__getitem__
+    half = np.uint64((length - 1).bit_length() + 1) // np.uint64(2)
+    low = (np.uint64(1) << half) - np.uint64(1)
+    keys = torch.randint(2**63 - 1, (FEISTEL_ROUNDS,), generator=generator).numpy().astype(np.uint64)
+
+    def at(places: np.ndarray) -> np.ndarray:
+        numbers = places.astype(np.uint64)
+        beyond = np.ones(len(numbers), bool)
+        while beyond.any():
+            left, right = numbers[beyond] >> half, numbers[beyond] & low
+            for key in keys:
+                left, right = right, left ^ (_scrambled(right + key) & low)
+            numbers[beyond] = left << half | right
+            beyond = numbers >= length
+        return numbers.astype(np.int64)
+
+    return at
+
+
+def _scrambled(numbers: np.ndarray) -> np.ndarray:
+    """A hash of each of (N,) uint64: the output function of SplitMix64 (Steele et al., 2014)."""
+    numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ numbers >> np.uint64(31)
 
 
 def endless_loader(

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.stats import chisquare
 
 from autolink import AutoLink, UserError, load
 from autolink.data import open_data
 from autolink.losses import disagreement
 from autolink.train import Options, autolink_for, train
-from autolink.training import Ema, SeededBatches, seeded_generator
+from autolink.training import HELD_ORDER, Ema, SeededBatches, seeded_generator, shuffled
 from autolink.weights import read_tensors
 
 
@@ -50,6 +51,34 @@ def test_batches_are_a_function_of_seed_and_step():
     flat = [index for batch in run for index in batch]
     assert sorted(flat[:10]) == sorted(flat[10:20]) == list(range(10)) and flat[:10] != flat[10:20]
     assert take(0, 7, seed=2) != run
+
+
+def test_an_order_too_long_to_hold_is_computed():
+    length = HELD_ORDER + 1  # three of four numbers of the network lead beyond it
+    order = shuffled(length, seeded_generator(0, 0, 0, "order"))(np.arange(length))
+    assert (np.bincount(order, minlength=length) == 1).all()
+
+    def take(start, count, rank=0, world=1, seed=1):
+        return [batch for batch, _ in zip(SeededBatches(10**12, 4, seed, rank, world, start), range(count))]
+
+    run = take(0, 7)  # of terabytes, were it held
+    assert take(3, 4) == run[3:] != take(3, 4, seed=2)
+    assert [a + b for a, b in zip(take(0, 7, 0, 2), take(0, 7, 1, 2))] == run
+    first, last = (next(iter(SeededBatches(length, 2, 0, start_step=step))) for step in (0, length // 2))
+    assert first == order[:2].tolist() and last[0] == order[-1] and last[1] < length  # of the next epoch
+
+
+def test_an_order_that_is_computed_is_random():
+    length, count = 20_000_000, 100_000
+    places = np.arange(count) * (length // count)
+    some, next_ones, of_next_epoch, of_other_seed = (
+        shuffled(length, seeded_generator(seed, epoch, 0, "order"))(places + shift)
+        for seed, epoch, shift in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
+    )
+    for others in (places, next_ones, of_next_epoch, of_other_seed):
+        together = np.bincount(some * 16 // length * 16 + others * 16 // length, minlength=256)
+        assert 0.001 < chisquare(together).pvalue < 0.999
+    assert chisquare(np.bincount(some % 97)).pvalue > 0.001
 
 
 def test_streams_of_randomness_are_apart():
