@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from PIL import Image
@@ -66,7 +66,11 @@ class Reconstruction(NamedTuple):
 
 
 class AutoLink(PretrainedModel):
-    """Keypoints linked by a shared graph, learned from unlabelled images of one kind of object."""
+    """Keypoints linked by a shared graph, learned from unlabelled images of one kind of object.
+
+    `poses` (P, K, 2) is a bank of poses of training images, from which one knows how keypoints move together; P is 0
+    until a training ends, and in files older than that.
+    """
 
     task: ClassVar[str] = "autolink"
     Config: ClassVar[type] = AutoLinkConfig
@@ -77,6 +81,14 @@ class AutoLink(PretrainedModel):
         self.detector = KeypointDetector(config.keypoints, config.width)
         self.graph = EdgeGraph(config.keypoints, config.thickness, config.drawing, config.learned_thickness)
         self.decoder = InpaintingDecoder(config.width, config.learn_alpha, self.graph.channel_count, config.official)
+        self.register_buffer("poses", torch.zeros(0, config.keypoints, 2))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Take a bank of any number of poses, or of none where a file has no bank."""
+        bank = state_dict.setdefault(f"{prefix}poses", self.poses[:0])
+        if bank.shape[1:] == self.poses.shape[1:]:
+            self.poses = self.poses.new_zeros(bank.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def edge_weights(self) -> Tensor:

@@ -54,6 +54,8 @@ GENERAL_KEYPOINTS, GENERAL_THICKNESS = 10, 5e-4
 """K and σ² for data that no benchmark's values are known for."""
 SHOWN = 8
 """Held-out images in a picture."""
+BANK = 256
+"""Poses of training images that go into a model's file, at most."""
 
 
 @dataclass
@@ -210,12 +212,29 @@ def train(options: Options) -> Path:
         if step % options.save_every == 0 or last:
             if accelerator.is_main_process:
                 about = {"data": data.name, "steps": step, "torch": torch.__version__, "options": as_json(options)}
+                if last:  # of both, since a longer run averages what it finds in the checkpoint
+                    ema.module.poses = bank_of(ema.module, options)
+                    accelerator.unwrap_model(model).poses = ema.module.poses.clone()
                 ema.module.save_pretrained(options.output, about)
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
     accelerator.wait_for_everyone()  # the file is there for whoever goes on with it
     return options.output / "model.safetensors"
+
+
+def bank_of(model: AutoLink, options: RunOptions) -> Tensor:
+    """Poses (P, K, 2) of up to `BANK` training images, on the model's device."""
+    return poses_of(model, spread(open_data(options.data, options.image_size, "train", options.data_root), BANK))
+
+
+def poses_of(model: AutoLink, samples: list[Sample]) -> Tensor:
+    """Keypoints (N, K, 2) of N samples, on the model's device."""
+    found = []
+    for start_at in range(0, len(samples), 32):
+        images = torch.stack([sample.image for sample in samples[start_at : start_at + 32]])
+        found.append(model.detect(images.float() / 255).xy)
+    return torch.cat(found)
 
 
 def with_recommendations(options: Options, begun: AutoLinkConfig | None = None) -> Options:

@@ -1,6 +1,7 @@
 """Put a trained model among the shipped ones: `python -m autolink.pretrained.add NAME FILE --metric '{"…": …}'`.
 
-Stores the weights as float16 and records in `manifest.json` what the file says of its own making.
+Stores the weights as float16 and records in `manifest.json` what the file says of its own making. A model that was
+trained before there were banks of poses gets one from `--poses`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from torch import Tensor
 
+from autolink.data import open_data
+from autolink.data.sample import spread
 from autolink.errors import UserError, command
+from autolink.model import AutoLink, AutoLinkConfig
+from autolink.train import BANK, poses_of
 from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_model
 
 LIMIT = 20_000_000
@@ -35,6 +41,8 @@ class Options:
     """What it was trained on, and for how long."""
     metric: str = "{}"
     """What was measured on held-out data, as a JSON object."""
+    poses: str | None = None
+    """Data, as `--data` of the training, whose poses go into a file that holds none."""
 
 
 def add(options: Options) -> dict[str, Any]:
@@ -45,7 +53,10 @@ def add(options: Options) -> dict[str, Any]:
     """
     header = read_header(options.file)
     path = pretrained_folder() / f"{options.name}.safetensors"
-    write_model(path, read_tensors(options.file), **header, half=True)
+    tensors = read_tensors(options.file)
+    if options.poses is not None:
+        tensors |= bank(options.file, options.poses)
+    write_model(path, tensors, **header, half=True)
     if path.stat().st_size > LIMIT:
         path.unlink()
         raise UserError(f"{options.file} takes more than {LIMIT // 10**6} MB as float16; train with a smaller --width")
@@ -65,6 +76,24 @@ def add(options: Options) -> dict[str, Any]:
     entries = {**manifest(), options.name: entry}
     (pretrained_folder() / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n")
     return entry
+
+
+def bank(file: Path, data: str) -> dict[str, Tensor]:
+    """Poses (P, K, 2) of up to `BANK` training images, under the name that they have in this file.
+
+    Raises:
+        UserError: If the file is not a model with keypoints, or the data cannot be opened.
+    """
+    config = read_header(file)["config"]
+    inside = "autolink." if "autolink" in config else ""
+    config = config.get("autolink", config)
+    if "keypoints" not in config:
+        raise UserError(f"--poses {data}: {file} is no model with keypoints, which have poses; leave the option out")
+    model = AutoLink(AutoLinkConfig(**config))
+    tensors = read_tensors(file)
+    model.load_state_dict({k.removeprefix(inside): v for k, v in tensors.items() if k.startswith(inside)})
+    samples = spread(open_data(data, config["image_size"], "train"), BANK)
+    return {f"{inside}poses": poses_of(model.eval(), samples)}
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from autolink import AutoLink, UserError, weights
 from autolink.data import open_data
 from autolink.losses import BuiltinFeatures
 from autolink.pretrained import add
-from autolink.weights import manifest, pretrained_folder, resolve
+from autolink.weights import manifest, pretrained_folder, read_tensors, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.pose_transfer.model import PoseTransfer
 
@@ -66,6 +67,14 @@ def test_everything_shipped_is_recorded_and_small():
         assert f"`{name}`" in cards
 
 
+@pytest.mark.parametrize("name", [name for name, entry in manifest().items() if entry["task"] != "features"])
+def test_shipped_model_knows_poses_of_its_training(name):
+    tensors = read_tensors(resolve(name))
+    bank = next((values for key, values in tensors.items() if key.removeprefix("autolink.") == "poses"), None)
+    assert bank is not None, f"{name} has no bank of poses; ship it with `add --poses DATA`"
+    assert bank.shape[0] >= 64 and bank.std(0).mean() > 0.01
+
+
 def test_adding_a_model_records_it_and_refuses_a_large_one(tiny, tmp_path, monkeypatch):
     shelf = tmp_path / "shelf"
     shelf.mkdir()
@@ -78,6 +87,9 @@ def test_adding_a_model_records_it_and_refuses_a_large_one(tiny, tmp_path, monke
     assert entry["steps"] == 7 and entry["metric"] == {"error": 1.5} and weights.manifest() == {"mine": entry}
     images = pictures(64)
     assert torch.allclose(AutoLink.from_pretrained("mine").detect(images).xy, tiny.detect(images).xy, atol=1e-2)
+    assert len(AutoLink.from_pretrained("mine").poses) == 0
+    add.add(replace(options, poses="synthetic"))
+    assert AutoLink.from_pretrained("mine").poses.shape == (256, 4, 2)
     monkeypatch.setattr(add, "LIMIT", 1000)
     with pytest.raises(UserError, match="smaller --width"):
         add.add(options)

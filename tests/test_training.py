@@ -102,6 +102,7 @@ def test_ema_forgets_its_start_and_averages_buffers():
 
 def test_a_resumed_run_equals_an_unbroken_one(images, tmp_path):
     unbroken = train(options(images, tmp_path / "a"))
+    assert len(load(unbroken).poses) > 0
     train(options(images, tmp_path / "b", steps=3))
     resumed = train(options(images, tmp_path / "b", resume=True))
     first, second = load_file(unbroken), load_file(resumed)

@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.adversarial import Discriminator, check_image_size
-from autolink.data import Sample, open_data
+from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.model import AutoLink
-from autolink.train import autolink_for
+from autolink.train import BANK, autolink_for, poses_of
 from autolink.training import (
     Ema,
     RunLog,
@@ -58,8 +58,6 @@ from autolink_apps.gan.sample import labelled_grid
 
 MAPPING_RATE = 0.01
 """The mapping network's share of the learning rate, as in StyleGAN2."""
-BANK = 256
-"""Poses of training images that go into the model's file."""
 POSE_EVERY = 4
 """Steps from one look at the generated poses to the next, weighted up accordingly."""
 HELD_OUT = 64
@@ -257,15 +255,6 @@ def train(options: Options) -> Path:
     if options.push_to_hub and accelerator.is_main_process:
         hub.push(options.push_to_hub, model, measured)
     return model
-
-
-def poses_of(autolink: AutoLink, samples: list[Sample]) -> Tensor:
-    """Keypoints (N, K, 2) of N samples."""
-    found = []
-    for start_at in range(0, len(samples), 32):
-        images = torch.stack([sample.image for sample in samples[start_at : start_at + 32]])
-        found.append(autolink.detect(images.float() / 255).xy)
-    return torch.cat(found)
 
 
 @command

@@ -24,7 +24,7 @@ from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
-from autolink.train import autolink_for
+from autolink.train import autolink_for, bank_of
 from autolink.training import (
     Ema,
     RunLog,
@@ -109,6 +109,8 @@ def train(options: Options) -> Path:
     if begun is not None:
         model.network.load_state_dict(begun)
     model = model.to(device)
+    if not len(model.autolink.poses):
+        model.autolink.poses = bank_of(model.autolink, options)
     usual_confidence = model.autolink.detect((held_out[1] + 1) / 2).confidence.mean().item()
     network = model.network.to(memory_format=torch.channels_last)
     model.network = (ema := Ema(network)).module
