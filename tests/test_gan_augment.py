@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from autolink_apps.gan import ada
-from autolink_apps.gan.ada import AdaptiveAugmentation, change_chroma
+from autolink_apps.gan.ada import AdaptiveAugmentation, change_chroma, turn_quarters
 from autolink_apps.gan.augment import augment, change_colours, cut_out, translate
 
 
@@ -99,8 +99,25 @@ def test_places_move_an_edge_map_with_its_image_and_colours_leave_it(monkeypatch
     assert (moved - grey).abs().mean() > 0.05
     monkeypatch.setattr(ada, "of_place", lambda probability: torch.nn.Identity())
     coloured = adaptive(0.9)(grey, torch.Generator().manual_seed(0))
-    assert torch.equal(coloured[:, 3:], edge_maps)
-    assert (coloured[:, :3] - grey[:, :3]).abs().mean() > 0.05
+    turned = turn_quarters(edge_maps, 0.9, torch.Generator().manual_seed(0))
+    assert torch.equal(coloured[:, 3:], turned)
+    assert (coloured[:, :3] - turned).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
+def test_quarter_turns_come_equally_often(probability: float) -> None:
+    corner = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).expand(20_000, 1, 2, 2)  # where its one goes tells the turn
+    turned = turn_quarters(corner, probability, torch.Generator().manual_seed(0)).sum((0, 1))
+    none, each = 20_000 * (1 - probability * 3 / 4), 20_000 * probability / 4
+    expected = torch.tensor([[none, each], [each, each]])
+    assert ((turned - expected).square() / expected.clamp_min(1)).sum() < 16.3  # χ² of 3 degrees, one in a thousand
+
+
+def test_a_quarter_turn_is_exact_and_moves_the_edge_map_along() -> None:
+    images = torch.rand(9, 4, 5, 5)
+    turned = turn_quarters(images, 1.0, torch.Generator().manual_seed(0))
+    found = [[n for n in range(4) if torch.equal(one, image.rot90(n, (1, 2)))] for one, image in zip(turned, images)]
+    assert {n for (n,) in found} == {0, 1, 2, 3}
 
 
 def test_hue_and_saturation_keep_brightness_and_undo_each_other() -> None:
