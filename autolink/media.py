@@ -23,20 +23,19 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 
 from autolink.errors import UserError
+from autolink.files import what_is
 
 logger = logging.getLogger(__name__)
 
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders leave transparency out
+# ffmpeg opens what a file is, not what it is called, and some of what it knows are lists of other files, scripts and
+# devices (hls, concat, dash, imf, sdp, image2, lavfi, …): who was handed one would hand over files of his own. So the
+# containers that hold their own pictures and sound are listed, and of protocols plain files alone.
+_CONTAINERS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,asf,flv,ogg,nut,mxf,gxf,dv,rm,ivf,yuv4mpegpipe,gif,apng,mjpeg,"
+    "h261,h263,h264,hevc,vvc,av1,obu,vc1,wav,w64,mp3,aac,flac,ac3,eac3,aiff,caf,au,amr,wv,tta,ape,dts"
+)
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"udta", b"uuid", b"meta"}
-
-
-def existing_file(path: Path) -> Path:
-    """The path itself, if there is a file."""
-    if path.is_dir():
-        raise UserError(f"{path}: a folder; expected a file")
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check the path")
-    return path
 
 
 @contextmanager
@@ -61,18 +60,30 @@ def open_media(path: Path) -> InputContainer:
     """Opens a video or sound file to read from.
 
     Raises:
-        UserError: no such file, of no kind that ffmpeg knows, or an mp4 that is cut off.
+        UserError: no such file, a pipe, no video or sound, a list of other files, or an mp4 that is cut off.
     """
     silence()
-    existing_file(path)
+    what = what_is(path)
+    if what.name == "playlist":
+        raise UserError(f"{path}: a playlist, which names other files; expected a video, so give those")
     if _cut_off(path):
         raise UserError(f"{path}: cut off, shorter than it says itself; copy or download it again")
     with reported(path, "expected a video; if it is one, it is cut off or damaged: copy it again"):
-        container = av.open(f"file:{path}")  # "file:", else a colon in the name would make it a protocol
-    if container.format.name == "tty":  # ffmpeg draws texts
-        container.close()
-        raise UserError(f"{path}: a text file; expected a video")
-    return container
+        try:
+            return open_container(path)
+        except av.error.ArgumentError as error:  # of the list of containers
+            found = f"a {what.name} picture" if what.kind == "still" else f"is {what.name or 'of an unknown kind'}"
+            raise UserError(f"{path}: {found}; expected a video, such as an mp4") from error
+
+
+def open_container(path: Path) -> InputContainer:
+    """A file as ffmpeg has it, if it is one of `_CONTAINERS` and has all of its contents in itself.
+
+    Raises:
+        av.error.FFmpegError: it is not, or it cannot be read.
+    """
+    # "file:", else a colon in the name would make it a protocol.
+    return av.open(f"file:{path}", container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
 
 
 def video_stream(container: InputContainer) -> Stream | None:

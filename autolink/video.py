@@ -34,7 +34,8 @@ from PIL import Image, ImageOps
 
 from autolink import media
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES, to_rgb
+from autolink.files import STILLS, list_files, no_media, what_is
+from autolink.images import to_rgb
 from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times
 from autolink.video_writer import VideoWriter, check_output
 
@@ -127,7 +128,7 @@ def open_frames(path: Path | str) -> FrameSource:
         UserError: nothing there, or nothing in it that can be read.
     """
     path = Path(path)
-    return ImageFrames(path) if path.is_dir() or _is_image(path) else VideoReader(path)
+    return ImageFrames(path) if path.is_dir() or what_is(path).kind == "still" else VideoReader(path)
 
 
 class ImageFrames(FrameSource):
@@ -136,11 +137,12 @@ class ImageFrames(FrameSource):
     def __init__(self, path: Path | str):
         super().__init__(path)
         if self.path.is_dir():
-            self._files = sorted(filter(_is_image, self.path.iterdir()), key=lambda file: _natural(file.name))
+            names = list_files(self.path, self.path, STILLS, nested=False)
+            self._files = [self.path / name for name in sorted(names, key=_natural)]
         else:
-            self._files = [media.existing_file(self.path)]
+            self._files = [self.path]
         if not self._files:
-            raise UserError(f"{path}: no pictures in this folder; expected a video or pictures")
+            raise no_media(self.path, STILLS, nested=False)
         self.height, self.width = _read_image(self._files[0]).shape[:2]
         self.frame_count = len(self._files)
         times = read_times(self.path, self._files)
@@ -261,10 +263,6 @@ def write_video(
     with open_output(path, width, height, frame_rate, audio_from) as video:
         for frame in itertools.chain([first], frames):
             video.write(*(frame if isinstance(frame, VideoFrame) else (frame,)))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -298,7 +298,7 @@ class VideoWriter(FrameOutput):
         parts = []
         for path in (self._part, self._rest):
             with suppress(av.error.FFmpegError):
-                parts.append(_Part(files.enter_context(av.open(f"file:{path}")), _is_whole(path)))
+                parts.append(_Part(files.enter_context(media.open_container(path)), _is_whole(path)))
         return parts
 
 

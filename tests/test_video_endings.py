@@ -26,7 +26,7 @@ def test_files_that_are_no_video(tmp_path):
     (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
     refuses(tmp_path / "text.mp4", "expected a video")
     (tmp_path / "notes.txt").write_text("neither is this\n" * 50)
-    refuses(tmp_path / "notes.txt", "text file")
+    refuses(tmp_path / "notes.txt", "is text")
     (tmp_path / "empty.mp4").write_bytes(b"")
     refuses(tmp_path / "empty.mp4", "expected a video")
     (tmp_path / "folder").mkdir()
