@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from autolink.errors import UserError, command
 from autolink.geometry import pixel_grid
+from autolink.ranges import Checked
 from autolink.video import open_frames, write_video
 from autolink.visualize import save_png, to_uint8
 
@@ -37,7 +38,7 @@ FACE, FACE_RADII = (0.05, 0.0), (0.55, 0.7)
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Run the demonstration."""
 
     output: Path = Path("demo")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.errors import UserError
 from autolink.layers import LEAKY_SLOPE, ConvDown, conv, scaled
+from autolink.ranges import DoubledSide, check
 
 SMALLEST_SIDE = 8
 """Side of the smallest feature map of discriminator and generators."""
@@ -62,15 +62,6 @@ def channels_at(side: int, width: float) -> int:
     return scaled(min(512, 8192 // side), width)
 
 
-def check_image_size(image_size: int) -> None:
-    """Raise a `UserError` unless `image_size` is 16, 32, 64, …: 8×8 doubled at least once."""
-    doublings = math.log2(image_size / SMALLEST_SIDE) if image_size > 0 else 0
-    if doublings < 1 or not doublings.is_integer():
-        raise UserError(
-            f"image size {image_size} cannot be used here: expected a power of two from 16 on (64, 128, 256)"
-        )
-
-
 class Discriminator(nn.Module):
     """One logit an image, high for real ones.
 
@@ -86,7 +77,7 @@ class Discriminator(nn.Module):
     def __init__(self, image_size: int, width: float = 1.0, in_channels: int = 3, minibatch_std: bool = False) -> None:
         super().__init__()
         self.minibatch_std = minibatch_std
-        check_image_size(image_size)
+        check("image size", DoubledSide, image_size)
         self.stem = conv(in_channels, channels_at(image_size, width))
         blocks = []
         while image_size > SMALLEST_SIDE:

@@ -32,6 +32,7 @@ from autolink.errors import UserError, command
 from autolink.geometry import from_pixels, to_pixels
 from autolink.metrics import apply_linear
 from autolink.model import AutoLink, centre_square, load
+from autolink.ranges import Checked, Count
 from autolink.weights import read_header, read_tensors, write_model
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ STRENGTHS = torch.logspace(-4, 2, 19, dtype=torch.float64)
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Fit a linear map from keypoints to landmarks on labelled images, and say how good it is."""
 
     model: str
@@ -55,7 +56,7 @@ class Options:
     """File to write; default calibration.safetensors beside the model, or here if that is shipped or on the hub."""
     data_root: Path | None = None
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""

@@ -28,6 +28,7 @@ from torch import Tensor
 from autolink.edges import LEARNING_RATE_FACTOR
 from autolink.errors import UserError, command
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.ranges import Checked
 
 IMAGE_SIZE = 128
 """Side of the images of all official models; their decoder has no other."""
@@ -36,7 +37,7 @@ _IGNORED = ("vgg_loss.", "encoder.detector.coord")  # the loss's network, and th
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Read a checkpoint of the official AutoLink code."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]

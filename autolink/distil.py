@@ -22,11 +22,13 @@ from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import command
 from autolink.losses import BuiltinFeatures, FeaturesConfig, PerceptualLoss
+from autolink.ranges import Count, NotNegative, Side, Width, Workers
 from autolink.scenes import damaged, scenes
 from autolink.training import (
     RunLog,
     RunOptions,
     as_json,
+    due,
     load_checkpoint,
     local_main_first,
     require_finite,
@@ -53,15 +55,15 @@ class Options(RunOptions):
     """Data sets to see, each as in `autolink train`; textures are always among them."""
     output: Path = Path("runs/features")
     """Run folder: checkpoint, model and log are written here."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Pairs of image and damaged copy a step."""
-    learning_rate: float = 4e-3
+    learning_rate: NotNegative = 4e-3
     """Of Adam; it falls to zero along a half cosine."""
-    images: int = 2500
+    images: Count = 2500
     """Images kept of each data set, evenly spread over it."""
-    image_size: tyro.conf.Suppress[int] = 128
-    width: tyro.conf.Suppress[float] = 1.0
-    workers: tyro.conf.Suppress[int | None] = None
+    image_size: tyro.conf.Suppress[Side] = 128
+    width: tyro.conf.Suppress[Width] = 1.0
+    workers: tyro.conf.Suppress[Workers | None] = None
 
 
 def distil(options: Options) -> Path:
@@ -101,16 +103,16 @@ def distil(options: Options) -> Path:
         progress.update()
 
         last = step == options.steps
-        if step % options.log_every == 0 or last:
+        if due(step, options.log_every) or last:
             require_finite(loss.item(), step)
             log.numbers(step, {name: value.item() for name, value in errors.items()})
             progress.set_postfix({name: f"{value.item():.3f}" for name, value in errors.items()})
-        if step % options.sample_every == 0 or last:
+        if due(step, options.sample_every) or last:
             pairs = _pairs(held_out, HELD_OUT, seeded_generator(0, 0, 0, "held-out pairs"), size=64)
             with torch.no_grad(), accelerator.autocast():
                 errors = disagreement(student, teacher, *(x.to(device) for x in pairs))
             log.numbers(step, {f"held_out_{name}": value.item() for name, value in errors.items()})
-        if step % options.save_every == 0 or last:
+        if due(step, options.save_every) or last:
             if accelerator.is_main_process:
                 about = {"data": ", ".join(options.data), "steps": step, "torch": torch.__version__}
                 about["options"] = as_json(options)

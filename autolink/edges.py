@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.errors import UserError
 from autolink.geometry import pixel_grid
+from autolink.ranges import EdgeWeight, KeypointCount, check
 from autolink.rasterize import find_engine
 from autolink.rasterize.reference import draw_every_edge
 
@@ -103,7 +103,7 @@ class EdgeGraph(nn.Module):
         learned_thickness: `no`, `shared` by all edges, or `independent` for each. What is learned is log σ².
 
     Raises:
-        UserError: If there are fewer than two keypoints.
+        UserError: If there are fewer than two keypoints, or too many.
     """
 
     def __init__(
@@ -114,8 +114,7 @@ class EdgeGraph(nn.Module):
         learned_thickness: LearnedThickness = "no",
     ) -> None:
         super().__init__()
-        if keypoints < 2:
-            raise UserError(f"{keypoints} keypoints make no graph; take 2 or more")
+        check("keypoints", KeypointCount, keypoints)
         edges = keypoints * (keypoints - 1) // 2
         self.keypoints = keypoints
         self.drawing = drawing
@@ -136,8 +135,7 @@ class EdgeGraph(nn.Module):
         Raises:
             UserError: If the weight is not positive.
         """
-        if not weight > 0:
-            raise UserError(f"edge weights cannot start at {weight:g}; give a positive number")
+        check("edge weight", EdgeWeight, weight)
         logit = weight + math.log(-math.expm1(-weight))  # of which SoftPlus makes the weight
         self.scaled_logits.normal_(0, 0.1).add_(logit).div_(LEARNING_RATE_FACTOR)
 

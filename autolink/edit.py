@@ -31,6 +31,7 @@ from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.images import load_square
 from autolink.model import AutoLink, load
+from autolink.ranges import Checked
 from autolink.visualize import image_grid, overlay, save_png, to_uint8
 
 CELLS = 16
@@ -41,7 +42,7 @@ _PANEL = 256  # side of a panel of the picture, at least
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Move keypoints of an image and reconstruct it along the new graph."""
 
     image: Path

@@ -23,6 +23,7 @@ from autolink.errors import UserError, command
 from autolink.graph import topology
 from autolink.metrics import EYES, PROTOCOLS, Labelled
 from autolink.model import AutoLink, load
+from autolink.ranges import Checked, Count
 from autolink.weights import read_header, resolve
 
 VARIANTS = ("with_bias", "without_bias", "of_mean_shape")
@@ -30,7 +31,7 @@ VARIANTS = ("with_bias", "without_bias", "of_mean_shape")
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Fit a linear map from keypoints to landmarks on one part of a data set, and report its error on another."""
 
     data: str
@@ -41,7 +42,7 @@ class Options:
     """Instead of one model: several, such as the run folders of ten seeds. Adds their mean and standard deviation."""
     data_root: Path | None = None
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""

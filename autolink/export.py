@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from autolink.errors import UserError, command
 from autolink.model import MAX_DETECTOR_SIZE, AutoLink, load
 from autolink.outputs import replacing
+from autolink.ranges import Checked
 
 TOLERANCE = 1e-4
 """Largest difference between onnxruntime and torch that is rounding."""
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Write keypoint detection as an ONNX model."""
 
     model: str

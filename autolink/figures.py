@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -36,6 +36,7 @@ from autolink.graph import (
 from autolink.model import AutoLink, load
 from autolink.outputs import write_json
 from autolink.plots import edge_matrix_figure, save_figure, training_figure
+from autolink.ranges import Checked, Count, NotNegative, Range, Thickness
 from autolink.visualize import draw_graph, draw_points, image_grid, save_png, to_uint8
 
 PAPER_THICKNESS = 5e-4
@@ -52,7 +53,7 @@ COMPARED = 12
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Draw a model's graph on images of a data set, and the curves of training runs."""
 
     output: Path = Path("figures")
@@ -65,19 +66,19 @@ class Options:
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
     runs: tuple[Path, ...] = ()
     """Run folders whose training curves are drawn together."""
-    images: int = 105
+    images: Count = 105
     """Images in `samples.png`, spread over the data."""
-    size: int = 128
+    size: Annotated[int, Range(8, 4096)] = 128
     """Side of each drawn image in pixels."""
-    thickness: float = PAPER_THICKNESS
+    thickness: Thickness = PAPER_THICKNESS
     """σ² of the drawn edges; less shows more of what is under them."""
-    power: float = 1.0
+    power: NotNegative = 1.0
     """An edge is as bright as its share of the strongest weight to this power: 1 in the paper, 0.33 shows weak ones."""
     lift_weak_edges: bool = False
     """Brighten weak edges as the paper does for DeepFashion: 0.01 on top of every weight above 0.0001."""
     numbered: bool = False
     """Write each keypoint's number beside it."""
-    clusters: int = 2
+    clusters: Count = 2
     """Clusters into which the graph is divided."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""

@@ -24,6 +24,7 @@ from torchvision import models
 
 from autolink.errors import UserError
 from autolink.layers import conv, down
+from autolink.ranges import Count, Whole
 from autolink.weights import PretrainedModel, read_tensors, shipped_file
 
 Features = Literal["vgg16", "squeezenet", "builtin", "pyramid"]
@@ -220,11 +221,11 @@ def _in_autocast_precision(layers: Layers, x: Tensor, copies: dict[tuple[torch.d
 class FeaturesConfig:
     """What `BuiltinFeatures` is built from."""
 
-    channels: tuple[int, ...] = (32, 64, 128, 224)
+    channels: tuple[Count, ...] = (32, 64, 128, 224)
     """Channels of the layers of each stage; a stage begins with a convolution of stride 2."""
-    depths: tuple[int, ...] = (0, 1, 2, 2)
+    depths: tuple[Whole, ...] = (0, 1, 2, 2)
     """Further convolutions of each stage."""
-    outputs: tuple[int, ...] = (64, 128, 256, 512)
+    outputs: tuple[Count, ...] = (64, 128, 256, 512)
     """Feature maps of each stage, as many as the teacher has."""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autolink.errors import UserError
+from autolink.ranges import Share, check
 
 
 def patch_mask(
@@ -37,8 +38,7 @@ def patch_mask(
     Raises:
         UserError: If the ratio is outside [0, 1], or there are no cells, or more of them than pixels.
     """
-    if not 0 <= ratio <= 1:
-        raise UserError(f"mask ratio {ratio} is not a share; give one from 0 (nothing hidden) to 1 (everything)")
+    check("mask ratio", Share, ratio)
     if not 1 <= cells <= size:
         raise UserError(f"{cells} mask cells do not fit on a side of {size} pixels; take 1 to {size}")
     visible = torch.rand(batch, 1, cells, cells, generator=generator) >= ratio

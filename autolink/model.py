@@ -22,6 +22,7 @@ from autolink.decoder import InpaintingDecoder
 from autolink.detector import KeypointDetector, Keypoints, locate
 from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
+from autolink.ranges import KeypointCount, Side, Thickness, Width
 from autolink.weights import PretrainedModel
 
 MAX_DETECTOR_SIZE = 128
@@ -36,13 +37,13 @@ the centres of the outer pixels of the image (128²) where they are drawn, which
 class AutoLinkConfig:
     """What it takes to build an `AutoLink`."""
 
-    keypoints: int = 10
+    keypoints: KeypointCount = 10
     """Number of keypoints K."""
-    thickness: float = 5e-4
+    thickness: Thickness = 5e-4
     """σ² of the edges (Eq. 2)."""
-    image_size: int = 128
+    image_size: Side = 128
     """Side of the square images in pixels, a multiple of 16."""
-    width: float = 1.0
+    width: Width = 1.0
     """Channel multiplier on the sizes of Figure 8."""
     learn_alpha: bool = True
     """Whether α of Eq. 5 is learned."""

@@ -29,6 +29,7 @@ from autolink.geometry import from_pixels
 from autolink.images import IMAGE_SUFFIXES
 from autolink.inference import Precision, fold, half_precision
 from autolink.model import AutoLink, centre_to_image, load
+from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
 from autolink.video import VIDEO_SUFFIXES, FrameSource, ImageFrames, VideoFrame, VideoWriter, open_frames
@@ -36,7 +37,7 @@ from autolink.visualize import mark, overlay, save_png
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Find keypoints in images, folders of images and videos."""
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -55,7 +56,7 @@ class Options:
     """Draw the graph over every input."""
     numbered: bool = False
     """Number the keypoints in the overlays, and name the landmarks."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Frames at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
@@ -131,8 +132,6 @@ def detect(options: Options) -> Tables:
     """
     if not options.inputs:
         raise UserError("nothing to find keypoints in; name images, folders of images or videos")
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: expected 1 or more")
     sources = _expand(options.inputs)
     model = load(options.model, pick_device(options.device))
     calibration = Calibration.load(options.calibration, model) if options.calibration else None

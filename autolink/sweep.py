@@ -30,6 +30,7 @@ from autolink.graph import detect_spread
 from autolink.model import load
 from autolink.outputs import replacing, write_json, write_text
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
+from autolink.ranges import Count
 from autolink.training import CHECKPOINT, Diverged, as_json, logger
 from autolink.visualize import image_grid, overlay
 
@@ -106,7 +107,7 @@ class Options(train.Options):
     """What to vary; table4 is edges, table5 thickness × keypoints, table6 masking × cells."""
     output: Path = Path("runs/sweep")
     """Folder of the sweep."""
-    seeds: int = 1
+    seeds: Count = 1
     """Runs of each variant, with the seeds --seed, --seed + 1, … (the paper takes ten)."""
     only: tuple[str, ...] = ()
     """Labels of the variants to train, such as 8 16 for `keypoints`; default: all."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -30,11 +30,13 @@ from autolink.errors import UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, load
+from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Thickness
 from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
     as_json,
+    due,
     endless_loader,
     load_checkpoint,
     local_main_first,
@@ -67,9 +69,9 @@ class Options(RunOptions):
     start_from: str | None = None
     """Begin with this AutoLink, of the same width: file, folder, shipped name or hub id. Its keypoints keep their
     meaning, so that little data of a like kind are enough."""
-    keypoints: int | None = None
+    keypoints: KeypointCount | None = None
     """Number of keypoints K; default: that of --start-from, the paper's for a benchmark, else 10."""
-    thickness: float | None = None
+    thickness: Thickness | None = None
     """σ² of the edges; default: that of --start-from, the paper's for a benchmark and K (tuned, else 5e-5), else 5e-4,
     which learns more reliably with few keypoints."""
     flip: bool | None = None
@@ -82,24 +84,24 @@ class Options(RunOptions):
     (weaker)."""
     loss_norm: Norm = "l1"
     """Distance between features: l1 (official code) or l2 (Eq. 6 as printed)."""
-    loss_size: int | None = None
+    loss_size: Annotated[int, Range(32, 4096)] | None = None
     """Side to which images are resized for the loss; default 224 with vgg16 (official code), else unchanged."""
-    mask_ratio: float = 0.8
+    mask_ratio: Share = 0.8
     """Share of the patches that is hidden."""
-    mask_cells: int = 16
+    mask_cells: Count = 16
     """Patches per side."""
     visible: Literal["image", "clip"] = "image"
     """What the visible patches show. image: the image itself (Eq. 5). clip: another frame of its clip, which says all
     about the looks and nothing about the pose, so that the graph need not tell individuals apart; for few videos."""
-    agreement_weight: float = 0.0
+    agreement_weight: NotNegative = 0.0
     """Weight of the difference between the shapes of the clips' mean poses, for a few individuals filmed alike: a
     keypoint then means the same on each."""
-    learning_rate: float = 1e-4
+    learning_rate: NotNegative = 1e-4
     """The optimiser's; the edge weights' is 512 times as much."""
-    graph_learning_rate: float | None = None
+    graph_learning_rate: NotNegative | None = None
     """In its place for the edge weights, 512 times as much again; default the same. A lower one keeps weak edges alive
     while the keypoints still look for their places."""
-    edge_weight: float | None = None
+    edge_weight: EdgeWeight | None = None
     """Weight of all edges at the start; default 0.018, or as in --start-from. Heavier ones are seen and moved from
     the first step on."""
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -197,7 +199,7 @@ def train(options: Options) -> Path:
         progress.update()
 
         last = step == options.steps
-        if step % options.log_every == 0 or last:
+        if due(step, options.log_every) or last:
             value = accelerator.reduce(loss.detach(), reduction="mean").item()
             require_finite(value, step)
             graph = accelerator.unwrap_model(model).graph.weights
@@ -205,11 +207,11 @@ def train(options: Options) -> Path:
             edges = {"edge_weight_max": graph.max().item(), "edge_weight_median": graph.median().item()}
             log.numbers(step, {"loss": value, "alpha": alpha, **edges})
             progress.set_postfix(loss=f"{value:.4f}")
-        if step % options.sample_every == 0 or last:
+        if due(step, options.sample_every) or last:
             held_out_loss, picture = _examine(accelerator, ema.module, *held_out, perceptual, options)
             log.numbers(step, {"held_out_loss": held_out_loss})
             log.picture(step, "reconstructions", picture)
-        if step % options.save_every == 0 or last:
+        if due(step, options.save_every) or last:
             if accelerator.is_main_process:
                 about = {"data": data.name, "steps": step, "torch": torch.__version__, "options": as_json(options)}
                 if last:  # of both, since a longer run averages what it finds in the checkpoint

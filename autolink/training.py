@@ -32,6 +32,7 @@ from autolink.data.shards import Shards
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
 from autolink.outputs import write_json
+from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.visualize import save_png
 from autolink.weights import read_tensors, write_safetensors
 
@@ -43,7 +44,7 @@ logger = logging.getLogger("autolink")
 
 
 @dataclass
-class RunOptions:
+class RunOptions(Checked):
     """Options that every training command has."""
 
     data: str
@@ -53,28 +54,28 @@ class RunOptions:
     """Run folder: checkpoint, model, logs and pictures are written here."""
     data_root: Path | None = None
     """Where benchmarks are looked up by name; default $AUTOLINK_DATA."""
-    steps: int = 20_000
+    steps: Count = 20_000
     """Training steps in all."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a step, over all devices together."""
-    image_size: int = 128
+    image_size: Side = 128
     """Side of the square training images: 64, 128 or 256."""
-    width: float = 1.0
+    width: Width = 1.0
     """Channel multiplier on the paper's networks; 0.25 is a good size for a CPU."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, data order, masks and noise."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """`auto` takes bf16 where the processor has units for it, else float32."""
     resume: bool = False
     """Go on from the checkpoint in the run folder."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode images; default: half of the cores, at most 8."""
-    log_every: int = 50
-    """Steps between lines in the logs."""
-    sample_every: int = 500
-    """Steps between pictures and held-out measurements."""
-    save_every: int = 500
-    """Steps between checkpoints."""
+    log_every: Whole = 50
+    """Steps between lines in the logs; 0: one at the end alone."""
+    sample_every: Whole = 500
+    """Steps between pictures and held-out measurements; 0: at the end alone."""
+    save_every: Whole = 500
+    """Steps between checkpoints; 0: one at the end alone."""
 
 
 def start(options: RunOptions, device: str = "auto") -> Accelerator:
@@ -101,8 +102,6 @@ def start(options: RunOptions, device: str = "auto") -> Accelerator:
             f"--batch-size {options.batch_size} cannot be shared evenly by {accelerator.num_processes} processes; "
             f"take a multiple of {accelerator.num_processes}"
         )
-    if options.image_size % 16:
-        raise UserError(f"--image-size {options.image_size} is not a multiple of 16; 64, 128 and 256 are usual")
     has_checkpoint = (options.output / CHECKPOINT).is_file()
     if options.resume and not has_checkpoint:
         raise UserError(f"--resume: there is no {CHECKPOINT} in {options.output}; leave --resume out to start a run")
@@ -134,6 +133,11 @@ def _precision(wanted: str, device: torch.device) -> str:
 def as_json(options: Any) -> dict[str, Any]:
     """A dataclass of options as what JSON can hold."""
     return json.loads(json.dumps(dataclasses.asdict(options), default=str))
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps, or with 0 never, is to be done at this one."""
+    return every > 0 and step % every == 0
 
 
 def seeded_generator(seed: int, step: int, rank: int, stream: str) -> torch.Generator:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from autolink.errors import UserError
 from autolink.outputs import replacing, unwritten
+from autolink.ranges import check_fields
 
 FORMAT = "autolink/1"
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -36,6 +37,7 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        check_fields(config)
         self.config = config
         self.metadata: dict[str, Any] = {}
 

@@ -127,9 +127,9 @@ def test_options_reach_the_model():
 
 
 def test_values_without_meaning_are_named():
-    with pytest.raises(UserError, match="1 keypoints make no graph"):
+    with pytest.raises(UserError, match="keypoints 1: give a whole number from 2"):
         EdgeGraph(1, 1e-2)
-    with pytest.raises(UserError, match=r"mask ratio 1\.5 is not a share"):
+    with pytest.raises(UserError, match=r"mask ratio 1\.5: give a number from 0 to 1"):
         patch_mask(1, 32, ratio=1.5)
     with pytest.raises(UserError, match="64 mask cells do not fit on a side of 32 pixels"):
         patch_mask(1, 32, cells=64)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from autolink.errors import UserError, command
+from autolink.ranges import Count, Range
 from autolink.video import DEFAULT_FRAME_RATE, VIDEO_SUFFIXES, check_output, open_frames, write_video
 from autolink.visualize import image_grid, to_uint8
 from autolink_apps.gan.generator import ConditionalGAN
@@ -42,9 +43,9 @@ class Options(SampleOptions):
     vary: Literal["appearance", "pose"] = "appearance"
     """What changes over time. Of the other, all that are asked for (--count poses, --columns appearances) stand side by
     side; with pose, the edge map is at the left."""
-    steps: int = 24
+    steps: Count = 24
     """Frames from one pose or appearance to the next."""
-    frame_rate: float | None = None
+    frame_rate: Annotated[float, Range(0, 100, above=True)] | None = None
     """Frames a second. Default: those of the video that is followed, or 25."""
 
 
@@ -55,8 +56,6 @@ def interpolate(options: Options) -> Path:
         UserError: If model, poses or options cannot be used.
     """
     check_output(options.output)
-    if options.steps < 1 or not 0 < (options.frame_rate or 1) <= 100:
-        raise UserError(f"--steps {options.steps} must be at least 1 and --frame-rate above 0, up to 100")
     check_poses(options.pose)
     gan = load_gan(options)
     appearances, order = draw(options, gan)

@@ -15,6 +15,7 @@ import tyro
 
 from autolink.errors import UserError, command
 from autolink.plots import measurements_figure, save_figure
+from autolink.ranges import Checked
 
 PANELS = {
     "distance to training images": {"fid": "FID", "squeezenet_frechet": "Fréchet, SqueezeNet's features"},
@@ -33,7 +34,7 @@ PANELS = {
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Draw what was measured in training runs, against images seen."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

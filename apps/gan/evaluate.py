@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
+from autolink.ranges import Checked, Range, Whole
 from autolink.training import CHECKPOINT
 from autolink.weights import read_tensors
 from autolink_apps.gan.disentangle import disentanglement
@@ -28,7 +29,7 @@ from autolink_apps.gan.poses import trained_on
 
 
 @dataclass(kw_only=True)
-class Options:
+class Options(Checked):
     """Measure a trained GAN."""
 
     model: str
@@ -37,9 +38,9 @@ class Options:
     """The images it was trained on: a folder or a name. Default: those that the model names."""
     data_root: Path | None = None
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
-    images: int = 5_000
+    images: Whole = 5_000
     """Generated, and training images, whose distance is taken (training's --metric-images); 0 takes none."""
-    held_out: int = 64
+    held_out: Annotated[int, Range(2)] = 64
     """Held-out images whose poses are asked for; 64 in training."""
     features: FeatureNetwork = "auto"
     """Features of the distances, as training's --metric-features."""
@@ -56,8 +57,6 @@ def evaluate(options: Options) -> dict[str, Any]:
     Raises:
         UserError: If model, data or options cannot be used.
     """
-    if options.held_out < 2 or options.images < 0:
-        raise UserError(f"--held-out {options.held_out} must be at least 2 and --images {options.images} at least 0")
     accelerator = Accelerator()
     gan = ConditionalGAN.from_pretrained(options.model, accelerator.device)
     if options.last_weights:

@@ -8,7 +8,6 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from autolink.errors import UserError, command
 from autolink.outputs import replacing
+from autolink.ranges import Number, check
 from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
 from autolink_apps.gan.poses import ModelOptions, load_gan
 
@@ -38,7 +38,7 @@ class Options(ModelOptions):
 
     output: Path
     """File to write, ending in .onnx."""
-    truncation: float = 0.7
+    truncation: Number = 0.7
     """What the file does with noise, as in the other modes: 1 for all the variety that was learned."""
 
 
@@ -71,8 +71,7 @@ def export_onnx(gan: ConditionalGAN, path: Path, truncation: float = 0.7) -> Pat
     """
     if path.suffix != ".onnx":
         raise UserError(f"--output {path}: expected a file name ending in .onnx")
-    if not math.isfinite(truncation):
-        raise UserError(f"--truncation {truncation}: expected a number, such as 0.7")
+    check("--truncation", Number, truncation)
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it

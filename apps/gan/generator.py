@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.adversarial import SMALLEST_SIDE, channels_at, check_image_size, initialise
+from autolink.adversarial import SMALLEST_SIDE, channels_at, initialise
 from autolink.layers import LEAKY_SLOPE, conv, down, scaled, up
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.ranges import Count, DoubledSide, Width, check
 from autolink.weights import PretrainedModel
 
 NOISE_SIZE = 256
@@ -139,7 +140,7 @@ class Generator(nn.Module):
 
     def __init__(self, image_size: int, width: float = 1.0) -> None:
         super().__init__()
-        check_image_size(image_size)
+        check("image size", DoubledSide, image_size)
         self.mapping = mapping_network()
         self.structure = StructureEncoder(width)
         blocks = []
@@ -186,11 +187,11 @@ class Generator(nn.Module):
 class ConditionalGANConfig:
     """What it takes to build a `ConditionalGAN`."""
 
-    image_size: int = 128
+    image_size: DoubledSide = 128
     """Side of the images: a power of two from 16 on."""
-    width: float = 1.0
+    width: Width = 1.0
     """Channel multiplier on the sizes of Figure 8."""
-    poses: int = 256
+    poses: Count = 256
     """Number of poses in the bank."""
     autolink: AutoLinkConfig = field(default_factory=AutoLinkConfig)
     """The model whose edge map is the condition."""

@@ -16,6 +16,7 @@ import tyro
 from torch import Tensor
 
 from autolink.errors import UserError, command
+from autolink.ranges import Count, Whole
 from autolink.visualize import image_grid, save_png, to_uint8
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.poses import SampleOptions, check_poses, draw, find_poses, load_gan, picture
@@ -27,9 +28,9 @@ class Options(SampleOptions):
 
     output: Path = Path("mix.png")
     """The picture to write. Rows: coarse layers; columns: fine layers. The pose is the first of those asked for."""
-    rows: int = 4
+    rows: Count = 4
     """Random appearances for the coarse layers."""
-    crossover: int = 1
+    crossover: Whole = 1
     """How many of the layers, from the coarsest on, are the rows': from 0 to the number of layers, which is 6 at 64²
     and 8 at 128². In the shipped model the first layer decides as much as all others together."""
 
@@ -42,12 +43,10 @@ def mix(options: Options) -> Path:
     """
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: expected a file name ending in .png")
-    if options.rows < 1:
-        raise UserError(f"--rows {options.rows}: must be at least 1")
     check_poses(options.pose)
     gan = load_gan(options)
     layers = gan.generator.layers
-    if not 0 <= options.crossover <= layers:
+    if options.crossover > layers:
         raise UserError(f"--crossover {options.crossover}: the model has {layers} layers; expected 0 to {layers}")
     fine, order = draw(options, gan)
     z = torch.randn(options.rows, NOISE_SIZE, generator=torch.Generator().manual_seed(options.seed + 1))

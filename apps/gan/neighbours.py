@@ -27,6 +27,7 @@ from autolink.data import open_data
 from autolink.data.sample import SampleSet, spread
 from autolink.errors import UserError, command
 from autolink.outputs import write_json
+from autolink.ranges import Count, Number, Seed
 from autolink.training import seeded_generator
 from autolink.visualize import image_grid, save_png, to_uint8
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
@@ -49,11 +50,11 @@ class Options(ModelOptions):
     """The training images: a folder or a name. Default: those that the model names."""
     data_root: Path | None = None
     """Where data sets are looked up by name; default $AUTOLINK_DATA."""
-    samples: int = 256
+    samples: Count = 256
     """Samples, and held-out images whose poses they take."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the appearances."""
-    truncation: float = 1.0
+    truncation: Number = 1.0
     """1 for all the variety of random appearances that was learned; towards 0 they get more typical."""
     features: FeatureNetwork = "auto"
     """Features by which images are compared; `auto` takes Inception's where its weights can be had, else
@@ -77,8 +78,6 @@ def neighbours(options: Options) -> Path:
     Raises:
         UserError: If model, data or options cannot be used.
     """
-    if options.samples < 1:
-        raise UserError(f"--samples {options.samples}: must be at least 1")
     gan = load_gan(options)
     data = trained_on(gan, options.data)
     training, held_out = (open_data(data, gan.config.image_size, part, options.data_root) for part in ("train", "val"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import math
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -29,6 +28,7 @@ from autolink.edit import parse_moves
 from autolink.errors import UserError
 from autolink.geometry import from_pixels
 from autolink.images import IMAGE_SUFFIXES, square, why_unreadable
+from autolink.ranges import Checked, Count, Number, Seed
 from autolink.video import VIDEO_SUFFIXES, open_frames
 from autolink.visualize import edge_map_image, overlay, to_uint8
 from autolink.weights import read_tensors
@@ -41,7 +41,7 @@ BATCH = 16
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
+class ModelOptions(Checked):
     """Which GAN, and where it computes."""
 
     model: str | None = None
@@ -59,30 +59,19 @@ class SampleOptions(ModelOptions):
     pose: tuple[Path, ...] = ()
     """Images, folders of images, videos, or tables of `autolink detect` (csv, npz) whose poses to take. Default: poses
     of training images, which the model's file holds."""
-    count: int = 6
+    count: Count = 6
     """Poses to take of the model's own, and of each video or table, evenly spread."""
     move: tuple[str, ...] = ()
     """KEYPOINT:RIGHT,DOWN as in 3:+0.1,-0.05; the image is 2 wide and 2 high.
     `autolink detect --numbered` shows the numbers of the keypoints."""
     appearance: tuple[Path, ...] = ()
     """Files that `autolink-sample project` wrote, whose appearances to take instead of random ones."""
-    columns: int = 6
+    columns: Count = 6
     """Random appearances."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the appearances, and of the model's own poses."""
-    truncation: float = 0.7
+    truncation: Number = 0.7
     """1 for all the variety of random appearances that was learned; towards 0 they get more typical."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing.
-
-        Raises:
-            UserError: If `columns` or `count` is below 1, or `truncation` is no number.
-        """
-        if self.columns < 1 or self.count < 1:
-            raise UserError(f"--columns {self.columns} --count {self.count}: both must be at least 1")
-        if not math.isfinite(self.truncation):
-            raise UserError(f"--truncation {self.truncation}: expected a number, such as 0.7")
 
 
 class Pose(NamedTuple):

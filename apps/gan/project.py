@@ -24,6 +24,7 @@ from tqdm import tqdm
 from autolink.edit import parse_moves
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, lpips_distance
+from autolink.ranges import Count, Seed
 from autolink.visualize import edge_map_image, image_grid, save_png, to_uint8
 from autolink.weights import write_safetensors
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
@@ -52,11 +53,11 @@ class Options(ModelOptions):
     """An image, video or table whose (first) pose is taken instead of the image's own, before it is moved."""
     per_layer: bool = False
     """Let each layer have its own w: closer to the image, further from what was learned."""
-    steps: int = 300
+    steps: Count = 300
     """Steps of the optimisation."""
     perceptual: Literal["lpips", "vgg16", "squeezenet", "builtin", "pyramid"] = "lpips"
     """What likeness is: LPIPS on SqueezeNet, or the features of training; builtin and pyramid need no download."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the appearances from which the start is chosen."""
 
 
@@ -139,8 +140,6 @@ def project_image(options: Options) -> Path:
     """
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: expected a file name ending in .png")
-    if options.steps < 1:
-        raise UserError(f"--steps {options.steps}: must be at least 1")
     if options.image.is_dir() or options.image.suffix.lower() in TABLE_SUFFIXES:
         raise UserError(f"--image {options.image}: expected one image")
     check_poses([options.image], option="image")

@@ -18,18 +18,20 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from autolink.adversarial import Discriminator, check_image_size
+from autolink.adversarial import Discriminator
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.model import AutoLink
+from autolink.ranges import Count, DoubledSide, NotNegative, Whole
 from autolink.train import BANK, autolink_for, poses_of
 from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
     as_json,
+    due,
     endless_loader,
     load_checkpoint,
     local_main_first,
@@ -75,35 +77,37 @@ class Options(RunOptions):
     autolink: str | None = None
     """The AutoLink: a shipped name, file, folder or hub id. Default: one for this data from the run folder or
     shipped; else one is trained first."""
-    autolink_steps: int = 20_000
+    autolink_steps: Count = 20_000
     """Steps to train an AutoLink for, if one must be trained."""
     perceptual: Features = "vgg16"
     """Features of the loss of an AutoLink that must be trained: vgg16, squeezenet, builtin or pyramid."""
-    steps: int = 100_000
+    image_size: DoubledSide = 128
+    """Side of the square images: a power of two, such as 64, 128 or 256."""
+    steps: Count = 100_000
     """Training steps in all."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Images a step, over all devices together."""
-    learning_rate: float = 3e-4
+    learning_rate: NotNegative = 3e-4
     """Adam's, for generator and discriminator; StyleGAN2's 2e-3 belongs to its equalised learning rates."""
-    r1_gamma: float = 1.0
+    r1_gamma: NotNegative = 1.0
     """Weight γ of the R1 penalty, γ/2 · |∇D|². More on few or large images, less on many."""
-    r1_every: int = 16
+    r1_every: Count = 16
     """Steps from one R1 penalty to the next, weighted up accordingly."""
-    pose_weight: float = 10.0
+    pose_weight: NotNegative = 10.0
     """Weight of the distance, as a share of the image's side, between the keypoints asked for and those that the frozen
     AutoLink finds in what the generator makes; 0 leaves the pose to the discriminator, as the paper does."""
-    ema_images: int = 10_000
+    ema_images: Count = 10_000
     """Images after which the averaged generator has forgotten half; fewer while training begins."""
     discriminator: Literal["conditional", "unconditional"] = "conditional"
     """Whether the discriminator sees the edge map beside the image. If not, nothing holds a pose in place."""
     augment: Literal["ada", "diff", "none"] = "diff"
     """Change real and generated images alike before they are judged, for small data sets: `diff` always, by colour,
     shift and cutout; `ada` as often as the discriminator's overfitting asks for."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts that a step's batch is taken in, to save memory; the gradients are those of the whole batch."""
-    metric_every: int = 5_000
+    metric_every: Whole = 5_000
     """Steps between measurements of the distance to the training images; 0 measures none."""
-    metric_images: int = 5_000
+    metric_images: Count = 5_000
     """Generated, and training images, that are measured; published FIDs take 50,000 generated ones."""
     metric_features: FeatureNetwork = "auto"
     """Features of the distances: `inception` (FID, KID, precision, recall), `squeezenet` (the same under names of their
@@ -121,9 +125,6 @@ def train(options: Options) -> Path:
         UserError: If data, weights or options cannot be used.
     """
     # What can be wrong with the options is found before an AutoLink is trained.
-    check_image_size(options.image_size)
-    if options.accumulate < 1:
-        raise UserError(f"--accumulate {options.accumulate} must be at least 1")
     if options.push_to_hub:
         hub.reserve(options.push_to_hub)
     with local_main_first():  # videos are decoded into a cache once
@@ -213,7 +214,7 @@ def train(options: Options) -> Path:
         progress.update()
 
         last = step == options.steps
-        if step % options.log_every == 0 or last:
+        if due(step, options.log_every) or last:
             means = {k: accelerator.reduce(v, reduction="mean").item() for k, v in values.items()}
             values.clear()
             speed = (step - logged) * options.batch_size / (time.perf_counter() - since)
@@ -221,8 +222,8 @@ def train(options: Options) -> Path:
             controlled = adaptive.numbers() if adaptive else {}
             log.numbers(step, {"images": step * options.batch_size, **means, **controlled, **counts})
             progress.set_postfix({name: f"{value:.2f}" for name, value in means.items() if name.startswith("loss")})
-        looked = step % options.sample_every == 0 or last
-        compared = distances and (step % options.metric_every == 0 or last)
+        looked = due(step, options.sample_every) or last
+        compared = distances and (due(step, options.metric_every) or last)
         if looked and accelerator.is_main_process:
             gan.update_w_average()
             measured |= pose_consistency(gan, held_out_poses) | mark
@@ -235,7 +236,7 @@ def train(options: Options) -> Path:
                 log.numbers(step, {"images": step * options.batch_size, **found})
         if (looked or compared) and accelerator.is_main_process:
             draw_curve([options.output], options.output / "curve.png")
-        if step % options.save_every == 0 or last:
+        if due(step, options.save_every) or last:
             if accelerator.is_main_process:
                 about = {
                     "data": data.name,
@@ -247,7 +248,7 @@ def train(options: Options) -> Path:
                 gan.save_pretrained(options.output, about)
             states = {name: part.state() for name, part in stateful.items()}
             save_checkpoint(accelerator, options.output, step, modules, optimizers, states)
-        if step % options.log_every == 0 or last:
+        if due(step, options.log_every) or last:
             logged, since = step, time.perf_counter()  # what was measured and saved in between does not count
     progress.close()
     log.close()

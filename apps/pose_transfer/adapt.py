@@ -31,6 +31,7 @@ from autolink.errors import UserError, command
 from autolink.images import square
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
+from autolink.ranges import Count, NotNegative
 from autolink.training import (
     Ema,
     RunLog,
@@ -70,20 +71,20 @@ class Run(RunOptions):
 
     model: str = ""
     perceptual: Features = "squeezenet"
-    learning_rate: float = 0.0
+    learning_rate: NotNegative = 8e-4
     augment: bool = False
 
 
 def adapt(
     model: str,
     source: Annotated[Path, tyro.conf.arg(name="src")],
-    steps: int = 700,
+    steps: Count = 700,
     output: Path = Path("runs/adapted"),
     *,
     device: str = "auto",
     resume: bool = False,
-    batch_size: int = 8,
-    learning_rate: float = 8e-4,
+    batch_size: Count = 8,
+    learning_rate: NotNegative = 8e-4,
     augmented: Annotated[bool, tyro.conf.arg(name="augment")] = False,
     perceptual: Features | None = None,
     cut: Annotated[Cut | None, tyro.conf.Suppress] = None,

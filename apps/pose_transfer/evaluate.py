@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
@@ -37,6 +37,7 @@ from autolink.errors import UserError, command
 from autolink.graph import detect_spread, maximum_spanning_tree
 from autolink.inference import Precision, fold, half_precision
 from autolink.metrics import Labelled
+from autolink.ranges import Checked, Count, Range
 from autolink.visualize import to_uint8
 
 from .casting import kept_inside
@@ -66,7 +67,7 @@ FITTED = 1000
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Measure pose transfer on clips that it was not trained on, beside what needs no network."""
 
     model: str
@@ -83,13 +84,13 @@ class Options:
     """What the perceptual distance is: LPIPS on SqueezeNet, or a loss of training; pyramid needs no weights."""
     part: Literal["held-out", "all"] = "held-out"
     """Of the data: what training leaves out, or all of it, where nothing was trained on it."""
-    max_clips: int = 50
+    max_clips: Count = 50
     """Clips, spread evenly over the data, and as many of the drivers."""
-    max_frames: int = 64
+    max_frames: Annotated[int, Range(2)] = 64
     """Frames of each clip, its first."""
     output: Path | None = None
     """Folder for the numbers of each clip (csv), the tables and pictures."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Frames at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
@@ -291,8 +292,6 @@ def evaluate(options: Options) -> dict[str, Any]:
     Raises:
         UserError: If a model, the data or an option cannot be used.
     """
-    if options.max_frames < 2 or min(options.max_clips, options.batch_size) < 1:
-        raise UserError("--max-frames must be at least 2, --max-clips and --batch-size at least 1")
     judge = Judge(options)
     clips = judge.clips(options.data)
     drivers = None if options.driver_data is None else judge.clips(options.driver_data)

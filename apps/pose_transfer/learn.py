@@ -15,7 +15,6 @@ The run folder: `plan.json`; `frames/`, the square frames, the last tenth of eac
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import statistics
@@ -35,6 +34,7 @@ from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.outputs import replacing, write_json
+from autolink.ranges import Checked, Positive
 from autolink.training import CHECKPOINT, RunOptions, logger
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
@@ -70,7 +70,7 @@ Train = Callable[[RunOptions], Path]
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Learn keypoints, graph and transfer network from two clips of one kind of object."""
 
     src: Path
@@ -79,7 +79,7 @@ class Options:
     """Video, or folder of frames, of whose motion it should be."""
     output: Path
     """Run folder; the model in it is what `autolink-transfer --model` takes."""
-    minutes: float = 20.0
+    minutes: Positive = 20.0
     """How long to learn."""
     perceptual: Features = "builtin"
     """Features of both losses: squeezenet, vgg16 (ten times the work), builtin (shipped) or pyramid (weaker)."""
@@ -104,12 +104,12 @@ class Stage(NamedTuple):
 
 
 @dataclass
-class Plan:
+class Plan(Checked):
     """What a run folder is about; a stage is None until its turn comes."""
 
     src: str
     driver: str
-    minutes: float
+    minutes: Positive
     perceptual: Features
     fit: Fit
     graph: Stage | None = None
@@ -162,7 +162,7 @@ def learn(
             plan.save(output)
         graph = _run("graph", graph_training.train, _graph_options(shared, plan.graph, output), output)
         if plan.network is None:
-            stage = Stage(IMAGE_SIZE, WIDTH, NETWORK_BATCH, 0, 0)
+            stage = Stage(IMAGE_SIZE, WIDTH, NETWORK_BATCH, PROBE_STEPS, PROBE_STEPS)
             options = _network_options(shared, stage, graph, output)
             plan.network = _timed(stage, network_training.train, options, 60 * minutes * SHARES["network"])
             plan.save(output)
@@ -181,8 +181,6 @@ def _begin(plan: Plan, output: Path) -> Plan:
     """Keep the clips' frames in the run folder, and then the plan."""
     if plan.src == plan.driver:
         raise UserError(f"{plan.src} is source and driver; learning takes two clips of one kind of object")
-    if not (math.isfinite(plan.minutes) and plan.minutes > 0):
-        raise UserError(f"{plan.minutes:g} minutes of learning: expected more than 0; 20 is a good beginning")
     if (output / "plan.json").is_file():
         raise UserError(f"{output} already holds something learned; add --resume to go on, or name another folder")
     keep_frames(Path(plan.src), Path(plan.driver), output / "frames", IMAGE_SIZE, plan.fit)
@@ -240,7 +238,7 @@ def _stage_options(stage: Stage) -> dict[str, Any]:
 def _plan_graph(shared: dict[str, Any], seconds: float, output: Path) -> Stage:
     """The graph's stage at the largest image for which there is time, or else at the smallest."""
     for size in GRAPH_SIZES:
-        stage = Stage(size, WIDTH, GRAPH_BATCH, 0, 0)
+        stage = Stage(size, WIDTH, GRAPH_BATCH, PROBE_STEPS, PROBE_STEPS)
         stage = _timed(stage, graph_training.train, _graph_options(shared, stage, output), seconds)
         if stage.steps >= ENOUGH_STEPS:
             break
@@ -248,12 +246,18 @@ def _plan_graph(shared: dict[str, Any], seconds: float, output: Path) -> Stage:
 
 
 def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> Stage:
-    """The stage with as many steps as fit into some seconds here, by the clock times in the log of a short run."""
+    """The stage with as many steps as fit into some seconds here, by the clock times in the log of a short run.
+
+    Args:
+        stage: One of `PROBE_STEPS`.
+        train: The training command.
+        options: The stage's.
+        seconds: How long it may take.
+    """
     print(f"measuring how long a step takes at {stage.image_size}x{stage.image_size}")
     scratch = options.output.with_name("speed")
     shutil.rmtree(scratch, ignore_errors=True)  # of a trial that was interrupted
-    brief = dict(steps=PROBE_STEPS, sample_every=PROBE_STEPS, save_every=PROBE_STEPS)
-    train(replace(options, output=scratch, log_every=1, **brief))
+    train(replace(options, output=scratch, log_every=1))
     log = EventAccumulator(str(scratch / "tensorboard")).Reload()
     times = [event.wall_time for event in log.Scalars(log.Tags()["scalars"][0])]
     shutil.rmtree(scratch)

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.adversarial import SMALLEST_SIDE, channels_at, check_image_size, initialise
+from autolink.adversarial import SMALLEST_SIDE, channels_at, initialise
 from autolink.layers import LEAKY_SLOPE, ConvDown, conv, up
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.ranges import DoubledSide, Width, check
 from autolink.weights import PretrainedModel
 
 from .warp import MotionNet, warp
@@ -83,7 +84,7 @@ class TransferNet(nn.Module):
 
     def __init__(self, image_size: int = 128, width: float = 1.0, appearance: Appearance = "warped") -> None:
         super().__init__()
-        check_image_size(image_size)
+        check("image size", DoubledSide, image_size)
         sides = [image_size]
         while sides[-1] > SMALLEST_SIDE:
             sides.append(sides[-1] // 2)
@@ -152,9 +153,9 @@ class TransferNet(nn.Module):
 class PoseTransferConfig:
     """What it takes to build a `PoseTransfer`."""
 
-    image_size: int = 128
+    image_size: DoubledSide = 128
     """Side of the square images in pixels, a power of two."""
-    width: float = 1.0
+    width: Width = 1.0
     """Channel multiplier on the sizes of Figure 8."""
     appearance: Appearance = "warped"
     """How the source's looks reach the result: `bottleneck` (the paper's) or `warped`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from autolink.errors import UserError
 from autolink.inference import Precision
 from autolink.losses import Features
+from autolink.ranges import Checked, Count, NotNegative, Positive
 from autolink.video import check_output
 
 from .following import Crop
@@ -21,7 +22,7 @@ SAME_PICTURES = {"output", "sound", "preview", "save_motion", "resume", "batch_s
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Make a source image or video move as the driver video does."""
 
     src: tuple[Path, ...]
@@ -33,9 +34,9 @@ class Options:
     in the working directory. Of several pairs: the folder for such videos."""
     model: str | None = None
     """A shipped name, a file, a folder or a hub id; default faces-transfer. `people-transfer` knows standing people."""
-    adapt: int | None = None
+    adapt: Count | None = None
     """Fine-tune the model on the source video first, for so many steps."""
-    learn: float | None = None
+    learn: Positive | None = None
     """Learn a model from the source and the driver themselves first, for so many minutes."""
     perceptual: Features | None = None
     """Features of the perceptual loss of --adapt and --learn; default theirs."""
@@ -48,11 +49,11 @@ class Options:
     source_frame: str = "auto"
     """Of a source video, whose looks are taken: auto (the frame most similar to the reference), first, a number, or
     running: at every moment the frame of that time."""
-    start: float = 0
+    start: NotNegative = 0
     """Where to begin in the driver, in seconds."""
-    end: float | None = None
+    end: Positive | None = None
     """Where to end in the driver, in seconds."""
-    max_frames: int | None = None
+    max_frames: Count | None = None
     """Stop after this many frames of the driver."""
     fit: Fit = "crop"
     """How frames become square. crop: a square of them, as in training. pad: all of it; the output has the source's
@@ -73,7 +74,7 @@ class Options:
     """Also write the driver's keypoints, as .safetensors that --driver takes."""
     resume: bool = False
     """Go on with what the same command began before it was interrupted."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Frames at a time; halved when memory runs out."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
@@ -91,14 +92,10 @@ class Pair(NamedTuple):
 
 def check(options: Options) -> None:
     """Raise a `UserError` for options that contradict each other or themselves."""
-    if options.batch_size < 1 or (options.max_frames is not None and options.max_frames < 1):
-        raise UserError("--batch-size and --max-frames must be at least 1")
-    if options.start < 0 or (options.end is not None and options.end <= options.start):
-        raise UserError(f"--start {options.start} --end {options.end}: expected 0 <= start < end, in seconds")
+    if options.end is not None and options.end <= options.start:
+        raise UserError(f"--start {options.start} --end {options.end}: expected start < end, in seconds")
     if options.learn is not None and (options.model is not None or options.adapt is not None):
         raise UserError("--learn makes a model of its own; leave out --model and --adapt")
-    if (options.learn is not None and options.learn <= 0) or (options.adapt is not None and options.adapt < 1):
-        raise UserError("--learn takes minutes above 0, and --adapt at least 1 step")
     check_choice("reference", options.reference, "auto", "first")
     check_choice("source-frame", options.source_frame, "auto", "first", "running")
     if options.save_motion is not None and len(options.driver) > 1:

@@ -24,12 +24,14 @@ from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
+from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative
 from autolink.train import autolink_for, bank_of
 from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
     as_json,
+    due,
     endless_loader,
     load_checkpoint,
     local_main_first,
@@ -53,6 +55,8 @@ class Options(RunOptions):
 
     output: Path = Path("runs/pose-transfer")
     """Run folder: checkpoint, model, logs and pictures are written here."""
+    image_size: DoubledSide = 128
+    """Side of the square images: a power of two, such as 64, 128 or 256."""
     autolink: str | None = None
     """Frozen AutoLink: file, folder, shipped name or hub id. Else this data's is used, or trained."""
     appearance: Appearance = "warped"
@@ -62,24 +66,24 @@ class Options(RunOptions):
     """Begin with the network of this transfer model, of the same size, width and appearance."""
     augment: bool = True
     """Change the colours of both frames of a pair alike, mirror them, turn, shift and scale them a little."""
-    mse_weight: float = 4.0
+    mse_weight: NotNegative = 4.0
     """Weight of the mean squared error (images in [−1, 1])."""
-    perceptual_weight: float = 1.0
+    perceptual_weight: NotNegative = 1.0
     """Weight of the perceptual distance."""
-    gan_weight: float = 0.1
+    gan_weight: NotNegative = 0.1
     """Weight of the adversarial loss (Eq. 7); 0 trains without a discriminator."""
-    r1_gamma: float = 1.0
+    r1_gamma: NotNegative = 1.0
     """Weight γ of the R1 penalty, γ/2 · |∇D|² (Eq. 9)."""
-    r1_every: int = 16
+    r1_every: Count = 16
     """Steps from one R1 penalty to the next, weighted up accordingly."""
-    learning_rate: float = 2e-4
+    learning_rate: NotNegative = 2e-4
     """Adam's, of both networks."""
     perceptual: Features = "vgg16"
     """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), builtin (shipped),
     pyramid (weaker)."""
-    autolink_steps: int = 20_000
+    autolink_steps: Count = 20_000
     """Steps to train an AutoLink for, if one must be trained."""
-    keypoints: int = 16
+    keypoints: KeypointCount = 16
     """Keypoints K of an AutoLink that must be trained."""
 
 
@@ -149,19 +153,19 @@ def train(options: Options) -> Path:
         step += 1
         progress.update()
         last = step == options.steps
-        if step % options.log_every == 0 or last:
+        if due(step, options.log_every) or last:
             values = {name: accelerator.reduce(value, "mean").item() for name, value in losses.items()}
             require_finite(sum(values.values()), step)
             log.numbers(step, values)
             progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
-        if step % options.sample_every == 0 or last:
+        if due(step, options.sample_every) or last:
             inputs = network_inputs(accelerator, model, *held_out)
             made = paint(accelerator, model, inputs)
             found, copied = (errors(accelerator, perceptual, images, held_out[1]) for images in (made, held_out[0]))
             numbers = {f"held_out_{name}": value for name, value in found.items()}
             log.numbers(step, numbers | {f"held_out_{name}_of_copying": value for name, value in copied.items()})
             log.picture(step, "transfers", picture(inputs, held_out[1], made))
-        if step % options.save_every == 0 or last:
+        if due(step, options.save_every) or last:
             if accelerator.is_main_process:
                 about = {
                     "data": pairs.name,
