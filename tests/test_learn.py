@@ -187,7 +187,7 @@ def test_steps_are_what_fits_into_the_time(tmp_path: Path) -> None:
                 writer.add_scalar("loss", 1, step, walltime=1000 + 0.5 * step + 2 * (step > 0))
         return options.output
 
-    options = graph_training.Options(data="none", output=tmp_path / "graph")
+    options = graph_training.Options(data="none", output=tmp_path / "graph", steps=learn.PROBE_STEPS)
     stage = learn._timed(learn.Stage(64, 0.25, 16, 0, 0), train, options, 480)
     assert stage == learn.Stage(64, 0.25, 16, steps=960, every=120)
     assert not list(tmp_path.iterdir())  # the trial leaves nothing
@@ -251,7 +251,7 @@ WRONG = {
     "image as source": (["--src", "portrait.png"], "portrait.png: 1 frame(s), too few"),
     "short driver": (["--driver", "short.mp4"], "short.mp4: 9 frame(s), too few"),
     "missing driver": (["--driver", "nowhere.mp4"], "nowhere.mp4"),
-    "no time": (["--minutes", "0"], "more than 0"),
+    "no time": (["--minutes", "0"], "above 0"),
     "nothing to resume": (["--resume"], "no plan.json"),
     "taken folder": (["--output", "run"], "--resume"),
     "resumed with another clip": (["--output", "run", "--src", "short.mp4", "--resume"], "short.mp4"),
