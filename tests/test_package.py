@@ -47,7 +47,7 @@ def test_rooms_import_only_rooms_below_them():
     for app, other in [("gan", "pose_transfer"), ("pose_transfer", "gan")]:
         used = {name for path in (ROOT / "apps" / app).rglob("*.py") for name in imports(path)}
         assert not [name for name in used if other in name]
-    ground = {"geometry", "masking", "layers", "errors", "outputs"}
+    ground = {"geometry", "masking", "layers", "errors", "outputs", "ranges"}
     for module in ground:
         own = {
             name.split(".")[1] for name in imports(ROOT / "autolink" / f"{module}.py") if name.startswith("autolink.")
