@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import torch
 import tyro
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -120,10 +119,7 @@ def parse_moves(moves: Iterable[str], keypoints: int) -> Tensor:
 
 def _read(path: Path, model: AutoLink) -> Tensor:
     """(3, S, S) in [−1, 1], on the model's device."""
-    try:
-        square, _ = load_square(path, model.config.image_size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({getattr(error, 'strerror', None) or error})") from error
+    square, _ = load_square(path, model.config.image_size)
     return torch.from_numpy(square).permute(2, 0, 1).to(model.edge_weights.device).float() / 127.5 - 1
 
 

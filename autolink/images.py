@@ -1,18 +1,37 @@
-"""From an image file of any kind to a square of RGB bytes.
+"""From an image file of any kind, or an image that Pillow holds, to upright RGB bytes: the one reader of pictures.
 
-Geometry: a box of the upright image, resized to `size` x `size` with antialiasing; by default its largest
+Every command, training and `AutoLink.detect` read through `upright_rgb`, so that a picture is the same to all of them:
+
+- 16 bits of grey are scaled to 8. Floating-point and 32-bit pixels do not say what white is: it is the least of 1
+  (of floats only), 255 and 65535 that holds all of a picture's pixels; a picture beyond that is refused.
+- What is transparent shows mid-grey.
+- The EXIF orientation is applied. Nothing else of EXIF is looked at, and what cannot be read of it is left aside.
+- Colour profiles (ICC) are not applied, and CMYK is converted without one, as the data loaders of the field do.
+
+A GIF, WebP, PNG or AVIF of several frames is an animation, which `autolink.video.open_frames` reads as a video. Where
+one picture is wanted, and of a TIFF of several pages, the first is taken, and a warning says so.
+
+Geometry of squares: a box of the upright image, resized to `size` x `size` with antialiasing; by default its largest
 centred square. That is "shorter side to `size`, then centre crop" without the rounding in between, so that
 landmarks follow exactly.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+
+from autolink.errors import UserError
+from autolink.files import picture_formats
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 TRANSPARENT = (128, 128, 128)  # what shows through: mid-grey, the colour in which hidden cells are shown, too
@@ -27,22 +46,153 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}  # they swap width and height
+_TOO_SHORT, _INSTEAD = Fraction(1, 100), Fraction(1, 10)  # seconds: what browsers show a frame that asks for less
+_OVERSHOOT = 0.01  # share of white by which floats may pass black and white, as resampling leaves them
 _TAIL = 4096
+
+# What is damaged in EXIF is no concern of who looks at the picture, and pixels that are damaged raise an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+_told: set[str] = set()
+logger = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels; pixel i spans [i, i + 1)."""
 
+# -- pixels -----------------------------------------------------------------------------------------
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB; transparency shows mid-grey, 16 bits are scaled to 8."""
-    if image.mode.startswith("I"):  # 16 bits of grey; as "I" (32 bits) some files of 16 bits arrive
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        below = Image.new("RGBA", image.size, (*TRANSPARENT, 255))
-        image = Image.alpha_composite(below, image)
-    return image.convert("RGB")
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, turned as its EXIF says; see the module's text.
+
+    Raises:
+        ValueError: it has no pixels, or pixels that are not numbers or in no known range.
+        OSError, SyntaxError: it was opened from a file that cannot be decoded.
+    """
+    if 0 in image.size:
+        raise ValueError(f"it has no pixels, but a size of {image.width} x {image.height}")
+    image.load()  # first, since some formats turn their images upright themselves when they are decoded
+    turn = _turn(image)
+    rgb = _rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # of damaged EXIF whatever the parser stumbles over; the pixels are there all the same
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    opacity = None
+    if image.mode == "F" or image.mode.startswith("I"):  # one band of more than 8 bits
+        values = np.asarray(image)
+        key = image.info.get("transparency")
+        if isinstance(key, int):
+            opacity = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+        image = Image.fromarray(_eight_bits(values, image))
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        opacity = image.getchannel("A")
+    image = image.convert("RGB")
+    if opacity is None:
+        return image
+    shown = Image.new("RGB", image.size, TRANSPARENT)
+    shown.paste(image, mask=opacity)
+    return shown
+
+
+def _eight_bits(values: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Grey (H, W) of 16 or 32 bits, or of floats, as uint8."""
+    least, most = float(values.min()), float(values.max())
+    whites = [1, 255, 65535] if image.mode == "F" else [255, 65535]
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # of these, "I" has 16 bits as well
+        whites = [65535]
+    slack = _OVERSHOOT if image.mode == "F" else 0
+    white = next((white for white in whites if -slack * white <= least and most <= (1 + slack) * white), None)
+    if white is None:  # or not a number
+        raise ValueError(f"pixels from {least:g} to {most:g}, where 0 to {whites[-1]} are understood")
+    scaled = np.multiply(values, np.float32(255 / white), dtype=np.float32)
+    return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
+    """An image file, open; whatever goes wrong while it is used becomes a `UserError`."""
+    try:
+        with Image.open(source, formats=picture_formats()) as image:
+            yield image
+    except Exception as error:  # decoders raise whatever a damaged file leads them into
+        if isinstance(error, UserError):
+            raise
+        name = getattr(source, "name", "a picture") if hasattr(source, "read") else source
+        reason = _reason(source, error)
+        raise UserError(f"{name}: cannot be read as a picture ({reason}); repair or remove it") from error
+
+
+def _reason(source: Path | str | BinaryIO, error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        empty = not hasattr(source, "read") and not os.path.getsize(source)
+        return "empty file" if empty else "not an image, or of an unknown kind"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"it has more than {most} pixels"
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def read_image(source: Path | str | BinaryIO) -> Image.Image:
+    """The picture in a file (its path, or open): see `upright_rgb`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _opened(source) as image:
+        _tell_of_others(source, image)
+        return upright_rgb(image)
+
+
+def _tell_of_others(source: Path | str | BinaryIO, image: Image.Image) -> None:
+    """Says, once a process, that a file holds more pictures than the one that is taken."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # what an MPO adds is of the same picture
+    if count > 1 and str(source) not in _told:
+        _told.add(str(source))
+        logger.warning("%s: holds %d pictures, of which the first is taken", source, count)
+
+
+def read_animation(path: Path | str) -> Iterator[tuple[Image.Image, Fraction]]:
+    """The frames of an animation (see `upright_rgb`) and how many seconds each is shown.
+
+    Raises:
+        UserError: it cannot be read, or not to its end.
+    """
+    with _opened(path) as image:
+        # A PNG may begin with a picture for those who cannot show animations.
+        for number in range(int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)):
+            image.seek(number)
+            frame = upright_rgb(image)
+            shown = Fraction(image.info.get("duration", 0) / 1000).limit_denominator(100_000)
+            yield frame, shown if shown > _TOO_SHORT else _INSTEAD
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Width and height of the upright picture in a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _opened(path) as image:
+        if _turn(image) is not None:
+            image.load()  # see `upright_rgb`
+        width, height = image.size
+        return (height, width) if _turn(image) in _TURNS else (width, height)
+
+
+# -- squares ----------------------------------------------------------------------------------------
 
 
 def cut_box(width: float, height: float, box: Box | None = None) -> Box:
@@ -74,52 +224,52 @@ def square(image: Image.Image, size: int, box: Box | None = None) -> Image.Image
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
-def load_square(path: Path | str | BinaryIO, size: int, box: Box | None = None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads an image file (its path, or open), turns it upright and cuts a box, by default its centred square.
+def load_square(source: Path | str | BinaryIO, size: int, box: Box | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Reads an image file (its path, or open) as `read_image` does and cuts a box, by default its centred square.
 
     Returns:
         The (size, size, 3) uint8 square, and (width, height) of the upright image in the file.
 
     Raises:
-        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file cannot be read as an image.
+        UserError: it cannot be read, or shows nothing of the box.
     """
-    with Image.open(path) as file:
-        upright = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
-        image: Image.Image = file
-        if box is not None and upright is not None:  # the box is one of the upright image
-            image, upright = to_rgb(file).transpose(upright), None
+    with _opened(source) as file:
+        _tell_of_others(source, file)
+        turn = _turn(file)
+        # A JPEG can be decoded at a half, quarter or eighth of its size, much faster, and turned when it is a square.
+        # A box is one of the upright image.
+        reducible = file.format in ("JPEG", "MPO") and (box is None or turn is None)
+        image, turn = (file, turn) if reducible else (upright_rgb(file), None)
         width, height = image.size
         left, top, right, bottom = cut_box(width, height, box)
-        # A JPEG can be decoded at a half, quarter or eighth of its size, much faster. At twice the size that
-        # is needed or more, the antialiasing is left to `square`. The reduced image is rounded up to whole
-        # pixels, so the box is found in the full one.
+        # At twice the size that is needed or more, the antialiasing is left to `square`. The reduced image is rounded
+        # up to whole pixels, so the box is found in the full one.
         enough = 2 * size / min(right - left, bottom - top)
-        reduced = image.draft(None, (round(enough * width), round(enough * height)))
+        reduced = image.draft(None, (round(enough * width), round(enough * height))) if reducible else None
         scale = 1.0 if reduced is None else reduced[1][2] / width
-        cut = square(to_rgb(image), size, (left * scale, top * scale, right * scale, bottom * scale))
-    if upright is not None:  # the centred square is the same one, turned
-        cut = cut.transpose(upright)
-        if upright in _TURNS:
+        cut = square(_rgb(image), size, (left * scale, top * scale, right * scale, bottom * scale))
+    if turn is not None:  # the centred square is the same one, turned
+        cut = cut.transpose(turn)
+        if turn in _TURNS:
             width, height = height, width
     return np.array(cut), (width, height)  # a copy that owns its memory and may be written to
+
+
+# -- looking before reading -------------------------------------------------------------------------
 
 
 def why_unreadable(path: Path | str) -> str | None:
     """A cheap check: None if the file looks like an image we can read, else the reason in a few words.
 
     Reads the header and the last bytes. Only a file whose end does not look like the end of its format (most
-    often since a download broke off) is decoded in full to find out.
+    often since a download broke off), or whose pixels may be in no known range, is decoded in full to find out.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode == "F":
-                return "floating-point pixels are not supported"
-            if not _looks_whole(path, image.format):
-                image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, Image.UnidentifiedImageError):
-            return "not an image, or of an unknown kind" if os.path.getsize(path) else "empty file"
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        with Image.open(path, formats=picture_formats()) as image:
+            if image.mode in ("I", "F") or not _looks_whole(path, image.format):
+                upright_rgb(image)
+    except Exception as error:  # see `_opened`
+        return _reason(path, error)
     return None
 
 

@@ -22,6 +22,7 @@ from autolink.decoder import InpaintingDecoder
 from autolink.detector import KeypointDetector, Keypoints, locate
 from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
+from autolink.images import upright_rgb
 from autolink.ranges import KeypointCount, Side, Thickness, Width
 from autolink.weights import PretrainedModel
 
@@ -126,14 +127,16 @@ class AutoLink(PretrainedModel):
         """Find keypoints.
 
         Args:
-            images: (B, 3, H, W) floats in [0, 1] of any size, or PIL images of any sizes. Of an image that is not
-                square the centre square is seen, as in training; keypoints refer to the whole image.
+            images: (B, 3, H, W) floats in [0, 1] of any size, or PIL images of any sizes and modes, which are turned
+                upright as their EXIF says (see `autolink.images`). Of an image that is not square the centre square is
+                seen, as in training; keypoints refer to the whole image.
 
         Returns:
             Keypoints (B, K, 2) in [−1, 1] and their confidences (B, K), on the model's device.
 
         Raises:
-            ValueError: If a tensor is not (B, 3, H, W), or not floating point.
+            ValueError: If a tensor is not (B, 3, H, W), or not floating point; if a PIL image has no pixels, or
+                pixels in no known range.
         """
         device = self.edge_weights.device
         if isinstance(images, Tensor):
@@ -143,7 +146,7 @@ class AutoLink(PretrainedModel):
                 )
             batches = [images]
         else:
-            batches = [pil_to_tensor(image.convert("RGB"))[None].float() / 255 for image in images]
+            batches = [pil_to_tensor(upright_rgb(image))[None].float() / 255 for image in images]
             if len({batch.shape for batch in batches}) == 1:
                 batches = [torch.cat(batches)]
         training = self.training

@@ -25,6 +25,7 @@ from autolink.calibrate import Calibration
 from autolink.data.folder import list_files
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
+from autolink.files import what_is
 from autolink.geometry import from_pixels
 from autolink.images import IMAGE_SUFFIXES
 from autolink.inference import Precision, fold, half_precision
@@ -136,7 +137,7 @@ def detect(options: Options) -> Tables:
     model = load(options.model, pick_device(options.device))
     calibration = Calibration.load(options.calibration, model) if options.calibration else None
     model = fold(model)
-    images = sum(not _is_video(source.path) for source in sources)
+    images = sum(not what_is(source.path).moves for source in sources)
     with (
         Tables(options.output, options.formats, model, calibration) as tables,
         tqdm(unit="frame", desc="detect", total=images, disable=None) as progress,
@@ -195,10 +196,6 @@ def _draw(found: Detection, model: AutoLink, names: Sequence[str], numbered: boo
     return mark(drawn, found.landmarks.xy, names if numbered else ())
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
 def _expand(inputs: Iterable[Path]) -> list[Source]:
     """Every image and video that the inputs name; those of one recording follow each other.
 
@@ -217,9 +214,9 @@ def _expand(inputs: Iterable[Path]) -> list[Source]:
         root = given if given.is_dir() else given.parent
         for file in files:
             path, stem = root / file, Path(file).with_suffix("")
-            together = path if _is_video(path) else path.parent.resolve()
+            together = path if what_is(path).moves else path.parent.resolve()
             if together not in recordings:
-                parts = stem.parts if _is_video(path) else (root.resolve().name or "images", *stem.parent.parts)
+                parts = stem.parts if what_is(path).moves else (root.resolve().name or "images", *stem.parent.parts)
                 recordings[together] = []
                 recording = _free("-".join(parts), recording_names)
             else:

@@ -1,6 +1,6 @@
 """Video as a stream of frames, in and out, with PyAV: a clip is never in memory as a whole.
 
-Read with `open_frames` (a video, a picture, a folder of pictures) or `VideoReader`; write with `open_output`
+Read with `open_frames` (a video, an animation, a picture, a folder of pictures); write with `open_output`
 (an mp4, a webm, a gif, a folder of pictures) or `VideoWriter`:
 
     with (
@@ -18,6 +18,7 @@ Colours of a file that does not name their matrix are read as BT.601, as ffmpeg 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import weakref
@@ -30,18 +31,19 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageOps
+from PIL import Image
 
 from autolink import media
 from autolink.errors import UserError
 from autolink.files import STILLS, list_files, no_media, what_is
-from autolink.images import to_rgb
+from autolink.images import image_size, read_animation, read_image, upright_rgb
 from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times
 from autolink.video_writer import VideoWriter, check_output
 
 __all__ = [
     "DEFAULT_FRAME_RATE",
     "VIDEO_SUFFIXES",
+    "Animation",
     "FolderWriter",
     "FrameOutput",
     "FrameSource",
@@ -57,7 +59,7 @@ __all__ = [
     "write_video",
 ]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".mpg", ".mpeg", ".wmv"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".apng", ".mpg", ".mpeg", ".wmv"})
 DEFAULT_FRAME_RATE = Fraction(25)  # of pictures, and of a stream that does not tell its own
 
 # Bits of swscale.h: bicubic, full chroma interpolation, and exact to rounding, where the default is off by 1.3 of 255.
@@ -120,7 +122,7 @@ class FrameSource:
 
 
 def open_frames(path: Path | str) -> FrameSource:
-    """Frames of a video, of a picture (one), or of a folder of pictures (in the order 1, 2, 10).
+    """Frames of a video, of an animation, of a picture (one), or of a folder of pictures (in the order 1, 2, 10).
 
     Pictures are shown when a `times.csv` in their folder says, as `FolderWriter` writes it, else 25 a second.
 
@@ -128,7 +130,9 @@ def open_frames(path: Path | str) -> FrameSource:
         UserError: nothing there, or nothing in it that can be read.
     """
     path = Path(path)
-    return ImageFrames(path) if path.is_dir() or what_is(path).kind == "still" else VideoReader(path)
+    if path.is_dir():
+        return ImageFrames(path)
+    return {"still": ImageFrames, "animation": Animation}.get(what_is(path).kind, VideoReader)(path)
 
 
 class ImageFrames(FrameSource):
@@ -143,7 +147,7 @@ class ImageFrames(FrameSource):
             self._files = [self.path]
         if not self._files:
             raise no_media(self.path, STILLS, nested=False)
-        self.height, self.width = _read_image(self._files[0]).shape[:2]
+        self.width, self.height = image_size(self._files[0])
         self.frame_count = len(self._files)
         times = read_times(self.path, self._files)
         self._times = times or [index / DEFAULT_FRAME_RATE for index in range(self.frame_count)]
@@ -153,7 +157,37 @@ class ImageFrames(FrameSource):
 
     def _frames(self) -> Generator[VideoFrame, None, None]:
         for file, time in zip(self._files, self._times):
-            yield VideoFrame(_read_image(file), time)
+            yield VideoFrame(np.array(read_image(file)), time)
+
+
+class Animation(FrameSource):
+    """Frames of a GIF, a WebP or a PNG of several frames. See `FrameSource`.
+
+    Raises:
+        UserError: it cannot be read, or not to its end.
+    """
+
+    def __init__(self, path: Path | str):
+        super().__init__(path)
+        stat = self.path.stat()
+        (self.width, self.height), self._shown = _survey(self.path, stat.st_size, stat.st_mtime_ns)
+        self.frame_count = len(self._shown)
+        self.duration = sum(self._shown, Fraction(0))
+        self.frame_rate = (self.frame_count / self.duration).limit_denominator(100_000)
+        self.has_audio = False
+
+    def _frames(self) -> Generator[VideoFrame, None, None]:
+        time = Fraction(0)
+        for image, shown in read_animation(self.path):
+            yield VideoFrame(np.array(image), time)
+            time += shown
+
+
+@functools.lru_cache
+def _survey(path: Path, size: int, modified: int) -> tuple[tuple[int, int], tuple[Fraction, ...]]:
+    """Width and height of an animation in this state, and how long its frames are shown: only decoding them tells."""
+    sizes, shown = zip(*((image.size, seconds) for image, seconds in read_animation(path)))
+    return sizes[0], shown
 
 
 class VideoReader(FrameSource):
@@ -208,7 +242,7 @@ class VideoReader(FrameSource):
                 pixels = "rgba" if transparent else "rgb24"
                 image = reformatter.reformat(frame, *self._size, format=pixels, interpolation=_TO_RGB).to_ndarray()
                 if transparent:
-                    image = np.asarray(to_rgb(Image.fromarray(image)))
+                    image = np.array(upright_rgb(Image.fromarray(image)))
                 yield VideoFrame(media.upright(image, *self._orientation), time)
 
 
@@ -263,15 +297,6 @@ def write_video(
     with open_output(path, width, height, frame_rate, audio_from) as video:
         for frame in itertools.chain([first], frames):
             video.write(*(frame if isinstance(frame, VideoFrame) else (frame,)))
-
-
-def _read_image(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as a picture ({reason}); repair or remove it") from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -142,7 +142,7 @@ def test_frames_are_cut_once_and_again_when_a_mask_changes(laboratory, monkeypat
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(clips, "VideoReader", fail)
+        patch.setattr(clips, "open_frames", fail)
         assert torch.equal(open_data("human36m-nobg", 32, "test", laboratory.parent)[0].image, first)
         os.utime(laboratory / f"S11/MySegmentsMat/ground_truth_bs/{FIRST}.mat", (1, 1))
         with pytest.raises(AssertionError, match="decoded again"):

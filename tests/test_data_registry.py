@@ -117,5 +117,5 @@ def test_an_error_in_a_worker_stays_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         command(lambda: next(iter(DataLoader(data, num_workers=1))))()
     printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {tmp_path / data.files[0]}: cannot be decoded")
+    assert printed.startswith(f"error: {tmp_path / data.files[0]}: cannot be read as a picture")
     assert printed.count("\n") == 1

@@ -26,10 +26,11 @@ from autolink.data.folder import list_files
 from autolink.devices import pick_device
 from autolink.edit import parse_moves
 from autolink.errors import UserError
+from autolink.files import what_is
 from autolink.geometry import from_pixels
 from autolink.images import IMAGE_SUFFIXES, square, why_unreadable
 from autolink.ranges import Checked, Count, Number, Seed
-from autolink.video import VIDEO_SUFFIXES, open_frames
+from autolink.video import open_frames
 from autolink.visualize import edge_map_image, overlay, to_uint8
 from autolink.weights import read_tensors
 from autolink_apps.gan.generator import NOISE_SIZE, STYLE_SIZE, ConditionalGAN
@@ -179,7 +180,7 @@ def check_poses(paths: Iterable[Path], option: str = "pose") -> None:
                 raise UserError(f"--{option} {path}: no images in this folder")
         elif not path.exists():
             raise UserError(f"--{option} {path}: no such file or folder")
-        elif path.suffix.lower() not in TABLE_SUFFIXES | VIDEO_SUFFIXES:
+        elif path.suffix.lower() not in TABLE_SUFFIXES and not what_is(path).moves:
             reason = why_unreadable(path)
             if reason is not None:
                 expected = "an image, a folder of images, a video, or a csv or npz of autolink detect"
@@ -188,7 +189,7 @@ def check_poses(paths: Iterable[Path], option: str = "pose") -> None:
 
 def is_clip(path: Path) -> bool:
     """Whether a file is a video or a table: poses one after the other in time."""
-    return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES | VIDEO_SUFFIXES
+    return path.is_file() and (path.suffix.lower() in TABLE_SUFFIXES or what_is(path).moves)
 
 
 def spread(total: int, count: int | None) -> list[int]:
@@ -220,7 +221,7 @@ def _frames(path: Path, count: int | None) -> Iterator[tuple[str, np.ndarray]]:
             yield from _frames(path / file, count)
         return
     with open_frames(path) as frames:
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
+        if not what_is(path).moves:
             yield from ((path.stem, frame.image) for frame in frames)
             return
         wanted = None if count is None else set(spread(sum(1 for _ in frames), count))
@@ -244,18 +245,18 @@ def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]
         raise UserError(f"--pose {path}: expected keypoints.csv or keypoints.npz of autolink detect") from error
     if not rows:
         raise UserError(f"--pose {path}: there is no pose in it")
-    sizes: dict[str, tuple[int, int]] = {}
+    seen: dict[str, tuple[int, int, bool]] = {}
     for index in spread(len(rows), count):
         source, number, pixels = rows[index]
         if len(pixels) != keypoints or not np.isfinite(pixels).all():
             raise UserError(f"--pose {path}: row {index} has {len(pixels)} keypoints, the model {keypoints}")
-        if source not in sizes:
-            sizes[source] = _frame_size(path, source)
-        width, height = sizes[source]
+        if source not in seen:
+            seen[source] = _look_at(path, source)
+        width, height, numbered = seen[source]
         side = min(width, height)
         corner = torch.tensor([(width - side) // 2, (height - side) // 2])
         stem = Path(source).stem
-        name = f"{stem}-{number:06d}" if Path(source).suffix.lower() in VIDEO_SUFFIXES else stem
+        name = f"{stem}-{number:06d}" if numbered else stem
         yield Pose(name, from_pixels(torch.from_numpy(pixels) - corner, side, side).float())
 
 
@@ -280,12 +281,12 @@ def _read_npz(path: Path) -> list[tuple[str, int, np.ndarray]]:
         return list(zip(sources.tolist(), arrays["frame"].tolist(), arrays["keypoints"].astype(np.float64)))
 
 
-def _frame_size(table: Path, source: str) -> tuple[int, int]:
-    """Width and height of an image or video that a table names, as it is shown."""
+def _look_at(table: Path, source: str) -> tuple[int, int, bool]:
+    """Width and height of an image or video that a table names, as it is shown, and whether it is a video."""
     for path in (Path(source), table.parent / source):
         if path.is_file():
             with open_frames(path) as frames:
-                return frames.width, frames.height
+                return frames.width, frames.height, what_is(path).moves
     raise UserError(f"--pose {table}: its keypoints are in pixels of {source}, which is not there; run where it is")
 
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from autolink.errors import UserError
+from autolink.images import image_size
 
 
 def cache_folder(kind: str) -> Path:
@@ -65,21 +65,14 @@ def cached_array(kind: str, identity: Sequence[object], make: Callable[[], np.nd
 
 
 def image_sizes(folder: Path, files: Sequence[str]) -> np.ndarray:
-    """(N, 2) width and height in pixels of image files, read from their headers once.
+    """(N, 2) width and height in pixels of upright image files, read from their headers once.
 
     Raises:
         UserError: a file is no image, or the sizes cannot be kept.
     """
 
-    def size(file: str) -> tuple[int, int]:
-        try:
-            with Image.open(folder / file) as image:
-                return image.size
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"{folder / file}: cannot be read ({error}); get it again") from error
-
     def read() -> np.ndarray:
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return np.array(list(pool.map(size, files)), np.int64).reshape(-1, 2)
+            return np.array(list(pool.map(lambda file: image_size(folder / file), files)), np.int64).reshape(-1, 2)
 
     return cached_array("sizes", (folder.resolve(), folder.stat().st_mtime_ns, *files), read)

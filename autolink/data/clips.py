@@ -25,8 +25,9 @@ from tqdm import tqdm
 from autolink.data.cache import cache_folder, fingerprint, unwritable
 from autolink.data.folder import ImageFiles, held_out_split, hold_out, split_files
 from autolink.errors import UserError
-from autolink.images import square
-from autolink.video import VIDEO_SUFFIXES, VideoReader
+from autolink.files import what_is
+from autolink.images import IMAGE_SUFFIXES, square
+from autolink.video import VIDEO_SUFFIXES, open_frames
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def open_clips(path: Path, image_size: int, split: str = "train", name: str | No
     if path.is_file():
         root, videos, given = path.parent, [path.name], False
     else:
-        root, (videos, given) = path, split_files(path, split, VIDEO_SUFFIXES)
+        root, (files, given) = path, split_files(path, split, VIDEO_SUFFIXES | IMAGE_SUFFIXES)
+        videos = [file for file in files if what_is(path / file).moves]
     whole = given or len(videos) >= _ENOUGH_TO_SPLIT
     if whole and not given:
         held_out = hold_out(videos)
@@ -152,7 +154,7 @@ def _decode(video: Path, target: Path, label: str, cut: Cut) -> None:
     # `disable=None`: no bar where nobody looks on, as in a log file.
     bar = tqdm(desc=f"decoding {label}", unit="frame", leave=False, disable=None)
     try:
-        with VideoReader(video) as frames, bar:
+        with open_frames(video) as frames, bar:
             bar.reset(frames.frame_count)
             for count, frame in enumerate(frames):
                 image = cut(count, frame.image)

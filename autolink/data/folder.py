@@ -108,11 +108,8 @@ class ImageFiles(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         path = self.root / self.files[index]
-        try:
-            box = None if self.boxes is None else tuple(self.boxes[index].tolist())
-            image, shown_size = load_square(path, self.image_size, box)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{path}: cannot be decoded ({error}); repair or remove this file") from error
+        box = None if self.boxes is None else tuple(self.boxes[index].tolist())
+        image, shown_size = load_square(path, self.image_size, box)
         landmarks = self._in_square(index, cut_box(*shown_size, box), shown_size)
         if self.mirrored is not None and self.mirrored[index]:
             image, landmarks = image[:, ::-1].copy(), landmarks * np.array([-1, 1], np.float32)

@@ -15,14 +15,13 @@ from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.benchmarks.afhq import open_afhq
 from autolink.data.clips import open_clips
 from autolink.data.deeplabcut import deeplabcut_tables, open_deeplabcut
-from autolink.data.folder import SPLIT_FOLDERS, list_files, open_folder
+from autolink.data.folder import SPLIT_FOLDERS, open_folder
 from autolink.data.landmarks import landmark_csv, open_landmark_folder
 from autolink.data.sample import SampleSet
 from autolink.data.shards import Shards, has_shards, is_pattern, open_shards
 from autolink.data.synthetic import SyntheticFigures
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES
-from autolink.video import VIDEO_SUFFIXES
+from autolink.files import MOVING, STILLS, holds, what_is
 
 
 def open_data(data: str, image_size: int, split: str = "train", data_root: Path | None = None) -> SampleSet | Shards:
@@ -156,26 +155,26 @@ def _folders(root: Path | None) -> list[str]:
 def _contents(root: Path) -> str:
     if landmark_csv(root, "train") is not None or deeplabcut_tables(root):
         return "images with landmarks"
-    if list_files(root, root, IMAGE_SUFFIXES):
+    if holds(root, STILLS):
         return "images"
     if has_shards(root):
         return "shards"
-    return "videos" if list_files(root, root, VIDEO_SUFFIXES) else "no images or videos"
+    return "videos" if holds(root, MOVING) else "no images or videos"
 
 
 def _open_path(path: Path, image_size: int, split: str, name: str | None) -> SampleSet | Shards:
     if path.is_file():
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if what_is(path).moves:
             return open_clips(path, image_size, split, name)
         raise UserError(f"{path}: is a file that is no video; expected a video, or a folder of images or videos")
     if landmark_csv(path, split) is not None:
         return open_landmark_folder(path, image_size, split, name)
     if deeplabcut_tables(path):
         return open_deeplabcut(path, image_size, split, name)
-    if not list_files(path, path, IMAGE_SUFFIXES):
+    if not holds(path, STILLS):
         if has_shards(path):
             return open_shards(path, image_size, split, name)
-        if list_files(path, path, VIDEO_SUFFIXES):
+        if holds(path, MOVING):
             return open_clips(path, image_size, split, name)
     if BENCHMARKS["afhq"].missing(path) is None:
         return open_afhq(path, image_size, split, name)

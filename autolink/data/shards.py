@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from autolink.data.cache import cached_array
@@ -261,10 +260,12 @@ def sample_count(url: str, known: int | None = None) -> int:
 
 def decode(encoded: Encoded, image_size: int) -> Sample | None:
     """The centred square of an image; None, with a warning, if it cannot be decoded."""
+    file = io.BytesIO(encoded.image)
+    file.name = encoded.name
     try:
-        image, _ = load_square(io.BytesIO(encoded.image), image_size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        logger.warning("left out %s: it cannot be decoded (%s)", encoded.name, error)
+        image, _ = load_square(file, image_size)
+    except UserError as error:
+        logger.warning("left out %s", error)
         return None
     return Sample(torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.zeros(0, 2), encoded.name, "")
 
