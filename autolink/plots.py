@@ -23,6 +23,7 @@ from torch import Tensor
 
 from autolink.errors import UserError
 from autolink.outputs import replacing
+from autolink.runs import LOG, read_log
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
@@ -91,10 +92,10 @@ def training_figure(runs: Sequence[Path]) -> Figure:
 
 
 def _read_log(run: Path) -> list[dict[str, float]]:
-    path = run / "log.jsonl"
+    path = run / LOG
     if not path.is_file():
         raise UserError(f"{run}: no log.jsonl in it; give the folder that a training run wrote (its --output)")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_log(path)
 
 
 def _curve(axes: Axes, lines: Sequence[Mapping[str, float]], key: str, scale: float = 1, **style: Any) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +21,39 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env, set_seed
-from safetensors import safe_open
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from autolink.data.shards import Shards
+from autolink.data.folder import split_folder
+from autolink.data.registry import find_data
+from autolink.data.shards import Shards, is_pattern
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
-from autolink.outputs import write_json
+from autolink.outputs import write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
+from autolink.runs import LOG, claim, difference, identity, read_log, release, weights_identity
 from autolink.visualize import save_png
-from autolink.weights import read_tensors, write_safetensors
+from autolink.weights import read_metadata, read_tensors, write_safetensors
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
+MAY_CHANGE = {
+    "output": "a run may be moved",
+    "data_root": "so may data that are known by name",
+    "steps": "more of them",
+    "mixed_precision": "other machines have other units, and a run that diverged may go on without",
+    "workers": "the data are the same",
+    "accumulate": "the gradients are the same",
+    "autolink_steps": "the AutoLink itself is compared",
+    **dict.fromkeys(("log_every", "sample_every", "save_every"), "what is seen and saved on the way"),
+    **dict.fromkeys(("metric_every", "metric_images", "metric_features"), "what is measured on the way"),
+    **dict.fromkeys(("resume", "dry_run", "push_to_hub"), "what is done beside training"),
+}
+"""Options that need not be those that a run began with when it goes on, and why; all others must be."""
+DATA_OPTIONS, MODEL_OPTIONS = ("data", "mix_with"), ("start_from", "autolink", "model")
+"""Options that name data sets, and models: what they lead to is compared too."""
 HELD_ORDER = 2**20
 """Samples up to which the order of an epoch is held in memory."""
 FEISTEL_ROUNDS = 6
@@ -78,15 +95,17 @@ class RunOptions(Checked):
     """Steps between checkpoints; 0: one at the end alone."""
 
 
-def start(options: RunOptions, device: str = "auto") -> Accelerator:
-    """Set up processes, precision, seeds and the run folder.
+def start(options: RunOptions, device: str = "auto", fixed: Collection[str] = ()) -> Accelerator:
+    """Set up processes, precision, seeds and the run folder, which is this run's until `RunLog.close`.
 
     Args:
-        options: The run's options.
+        options: The run's options, with all that was left open decided.
         device: Where to compute: `auto` (what Accelerate is configured for), `cpu`, `cuda`, `cuda:1`, `mps` …
+        fixed: Options among `MAY_CHANGE` that may not change in this kind of run.
 
     Raises:
-        UserError: If the options cannot work, there is no such device, or the run folder holds another run.
+        UserError: If the options cannot work, there is no such device, the run folder is in use, or it holds another
+            run. Nothing in it has changed then.
     """
     chosen = pick_device(device)
     if chosen.index is not None:
@@ -102,16 +121,106 @@ def start(options: RunOptions, device: str = "auto") -> Accelerator:
             f"--batch-size {options.batch_size} cannot be shared evenly by {accelerator.num_processes} processes; "
             f"take a multiple of {accelerator.num_processes}"
         )
+    refusal: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            _enter(options, fixed)
+        except UserError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise UserError(refusal[0])
+    set_seed(options.seed)
+    accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def _enter(options: RunOptions, fixed: Collection[str]) -> None:
+    """Take the run folder, if the run may begin or go on there, and note in it what the run is."""
     has_checkpoint = (options.output / CHECKPOINT).is_file()
     if options.resume and not has_checkpoint:
         raise UserError(f"--resume: there is no {CHECKPOINT} in {options.output}; leave --resume out to start a run")
-    if has_checkpoint and not options.resume:
-        raise UserError(f"{options.output} already holds a run; add --resume to go on, or name another --output")
-    set_seed(options.seed)
-    if accelerator.is_main_process:
-        write_json(options.output / "config.json", as_json(options))
-    accelerator.init_trackers("tensorboard")
-    return accelerator
+    note = note_of(options)
+    claim(options.output)
+    try:
+        if has_checkpoint and not options.resume:
+            raise UserError(f"{options.output} already holds a run; add --resume to go on, or name another --output")
+        if has_checkpoint:
+            other = changed(begun(options.output / CONFIG), options, note, fixed)
+            if other is not None:
+                option, was, now = other
+                raise UserError(
+                    f"{options.output} was begun with other options: {option} {now}, but the run began with {was}; "
+                    "repeat its command with --resume, or start a new run with another --output"
+                )
+            done = json.loads(read_metadata(options.output / CHECKPOINT)["run"])["step"]
+            if options.steps < done:
+                raise UserError(
+                    f"--steps {options.steps}: {options.output} has done {done} already; give at least as many, or "
+                    "start a new run with another --output"
+                )
+        write_json(options.output / CONFIG, note)
+    except BaseException:
+        release(options.output)
+        raise
+
+
+def note_of(options: RunOptions) -> dict[str, Any]:
+    """What a run begins with: its options, and in `identity` what those that name data or models lead to.
+
+    Raises:
+        UserError: If one leads to nothing.
+    """
+    note = as_json(options)
+    found: dict[str, Any] = {}
+    for name in DATA_OPTIONS:
+        if note.get(name) is not None:
+            names = [note[name]] if isinstance(note[name], str) else note[name]
+            found[name] = ", ".join(_data_identity(data, options.data_root) for data in names)
+    found |= {name: weights_identity(note[name]) for name in MODEL_OPTIONS if note.get(name) is not None}
+    return {**note, "identity": found}
+
+
+def _data_identity(data: str, data_root: Path | None) -> str:
+    if data == "synthetic" or is_pattern(data):
+        return data
+    path = find_data(data, data_root)
+    name = data if Path(data).name == data and path != Path(data) else None  # a name, wherever it is found
+    return identity(path if path.is_file() else split_folder(path, "train") or path, name)
+
+
+def begun(file: Path) -> dict[str, Any]:
+    """What a run, or several, began with, as `note_of` was written into a file.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: cannot be read ({error}), so what the run began with is unknown; put it back, or start a new run"
+        ) from error
+
+
+def changed(
+    before: Mapping[str, Any], options: RunOptions, note: Mapping[str, Any], fixed: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first option in which a run differs from one begun before, with what it was and what it is.
+
+    Args:
+        before: `begun` of the other.
+        options: The run's options.
+        note: `note_of` them.
+        fixed: Options among `MAY_CHANGE` that may not differ.
+    """
+    known = [field for field in dataclasses.fields(options) if field.default is not dataclasses.MISSING]
+    defaults = json.loads(json.dumps({field.name: field.default for field in known}, default=str))  # of newer options
+    was = {**defaults, **before, **before.get("identity", {})}
+    # Runs that are older than identities are compared by what was typed.
+    now = {**note, **(note["identity"] if "identity" in before else {})}
+    compared = [name for name in now if name != "identity" and (name not in MAY_CHANGE or name in fixed)]
+    return difference(was, {name: now[name] for name in compared})
 
 
 def local_main_first() -> AbstractContextManager[None]:
@@ -327,8 +436,7 @@ def load_checkpoint(
     """
     path = output / CHECKPOINT
     tensors = read_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["run"])
+    header = json.loads(read_metadata(path)["run"])
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -372,11 +480,11 @@ class RunLog:
 
     def __init__(self, accelerator: Accelerator, output: Path, step: int) -> None:
         self.accelerator, self.output = accelerator, output
-        self.path = output / "log.jsonl"
+        self.path = output / LOG
         if accelerator.is_main_process:
-            lines = self.path.read_text().splitlines() if self.path.is_file() and step else []
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            lines = read_log(self.path) if step and self.path.is_file() else []
+            kept = [line for line in lines if line["step"] <= step]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars of one step."""
@@ -386,9 +494,10 @@ class RunLog:
         self.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Finish the logs; another run may follow in this process."""
+        """Finish the logs and leave the run folder; another run may follow in this process."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        release(self.output)
 
     def picture(self, step: int, name: str, image: Tensor) -> None:
         """Record a picture (3, H, W), uint8 or in [0, 1], as `samples/NAME-STEP.png`."""

@@ -117,14 +117,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header of a `.safetensors` file.
+
+    Raises:
+        UserError: If there is no such file, or it is not whole.
+    """
+    with _open(path) as file:
+        return file.metadata() or {}
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """What a model file says of itself: `task`, `config` and `metadata`.
 
     Raises:
         UserError: If the file is not a whole `.safetensors` file, or not one written by this project.
     """
-    with _open(Path(path)) as file:
-        header = file.metadata() or {}
+    header = read_metadata(Path(path))
     if header.get("format") != FORMAT:
         raise UserError(
             f"{path} was not written by autolink (no '{FORMAT}' in its header), so what it holds is unknown"
