@@ -80,9 +80,20 @@ class Calibration(NamedTuple):
         header = read_header(path)
         if header["task"] != TASK:
             raise UserError(f"{path} holds a model for '{header['task']}'; expected a file from autolink calibrate")
-        if header["config"]["detector"] != fingerprint(model):
+        if header["config"].get("detector") != fingerprint(model):
             raise UserError(f"{path} was fitted to the keypoints of another model; run autolink calibrate for this one")
-        return cls(read_tensors(path)["coefficients"], tuple(header["config"]["names"]))
+        coefficients, names = read_tensors(path).get("coefficients"), header["config"].get("names")
+        if (
+            coefficients is None
+            or not isinstance(names, list)
+            or coefficients.shape
+            != (
+                2 * model.config.keypoints + 1,
+                2 * len(names),
+            )
+        ):
+            raise UserError(f"{path}: coefficients and names of landmarks do not belong together; calibrate again")
+        return cls(coefficients, tuple(names))
 
     def __call__(self, keypoints: Tensor, confidence: Tensor) -> Keypoints:
         """Landmarks of keypoints (B, K, 2) in the frame of the square, with confidences (B, K).

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,7 +25,7 @@ from torchvision import models
 from autolink.errors import UserError
 from autolink.layers import conv, down
 from autolink.ranges import Count, Whole
-from autolink.weights import PretrainedModel, read_tensors, shipped_file
+from autolink.weights import PretrainedModel, is_finite, read_tensors, shipped_file
 
 Features = Literal["vgg16", "squeezenet", "builtin", "pyramid"]
 Norm = Literal["l1", "l2"]
@@ -186,7 +186,7 @@ class NetworkFeatures(nn.Module):
         super().__init__()
         self.layers = layers[: taps[-1] + 1]
         self.taps = taps
-        self.layers.load_state_dict(_load_features(name, set(self.layers.state_dict())))
+        self.layers.load_state_dict(_load_features(name, self.layers.state_dict()))
         self.copies: dict[tuple[torch.device, torch.dtype], nn.Sequential] = {}
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
@@ -293,7 +293,7 @@ _RELEASES = {
 }
 
 
-def _load_features(name: str, wanted: set[str]) -> dict[str, Tensor]:
+def _load_features(name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights in the names of torchvision's `features`: from `$AUTOLINK_WEIGHTS`, torchvision's cache, or its site.
 
     In `$AUTOLINK_WEIGHTS` either the tensors of `features` as `.safetensors`, or torchvision's own `.pth` file.
@@ -307,7 +307,7 @@ def _load_features(name: str, wanted: set[str]) -> dict[str, Tensor]:
             state = read_tensors(folder / converted)
             break
         if (folder / original).is_file():
-            state = torch.load(folder / original, map_location="cpu", weights_only=True)
+            state = _read_release(folder / original, release.url)
             break
     else:
         try:
@@ -319,9 +319,28 @@ def _load_features(name: str, wanted: set[str]) -> dict[str, Tensor]:
                 "run with --perceptual builtin, whose weights are shipped"
             ) from error
     state = {key.removeprefix("features."): value for key, value in state.items()}
-    missing = wanted - set(state)
-    if missing:
+    unlike = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    if unlike:
         raise UserError(
-            f"the {name} weights found lack {sorted(missing)[0]} and {len(missing) - 1} more; get {original} again"
+            f"the {name} weights found lack {unlike[0]} and {len(unlike) - 1} more, or have them in another shape; get "
+            f"{original} again"
         )
-    return {key: value for key, value in state.items() if key in wanted}
+    return {key: state[key] for key in wanted}
+
+
+def _read_release(path: Path, url: str) -> dict[str, Tensor]:
+    """Torchvision's own file of weights, of which nothing is run.
+
+    Raises:
+        UserError: If it is cut off, or something else.
+    """
+    try:
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        if not all(is_finite(value) for value in state.values()):
+            raise ValueError("not a finite number everywhere")
+        return state
+    except Exception as error:  # of a damaged file torch raises almost anything
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise UserError(
+            f"{path} is cut off or damaged ({reason}); delete it, and it is downloaded again, or get it from {url}"
+        ) from error

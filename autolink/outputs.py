@@ -116,6 +116,21 @@ def write_json(path: Path | str, value: Any, indent: int = 2) -> None:
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Reads what `write_json` wrote of a dictionary.
+
+    Raises:
+        UserError: the file holds no such thing.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # a text that is not UTF-8 is a ValueError too
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged, expected the JSON that was written there; put it right, or delete it")
+    return value
+
+
 def refuse_inputs(outputs: Iterable[Path | str], inputs: Iterable[Path | str | None]) -> None:
     """To call before the work begins: whether a file that would be written is one that is read, by any name or link.
 

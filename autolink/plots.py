@@ -7,7 +7,6 @@ Colours tell apart for colour-blind readers and in grey: Okabe and Ito's for lin
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,7 +21,7 @@ from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from autolink.errors import UserError
-from autolink.outputs import replacing
+from autolink.outputs import read_json, replacing
 from autolink.runs import LOG, read_log
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -125,7 +124,7 @@ def measurements_figure(runs: Sequence[Path], panels: Mapping[str, Mapping[str, 
     figure = Figure(figsize=(4.4 * len(shown), 3.8), layout="constrained")
     for axes, (panel, keys) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown.items()):
         for number, (run, lines) in enumerate(zip(runs, logs)):
-            images_a_step = json.loads((run / "config.json").read_text())["batch_size"]
+            images_a_step = read_json(run / "config.json")["batch_size"]
             for style, key in enumerate(keys):
                 dashes = {"linestyle": DASHES[style % len(DASHES)], "marker": MARKERS[style % len(MARKERS)]}
                 colour = OKABE_ITO[number % len(OKABE_ITO)]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from autolink.data import open_data
 from autolink.errors import UserError, command
 from autolink.graph import detect_spread
 from autolink.model import load
-from autolink.outputs import replacing, write_json, write_text
+from autolink.outputs import read_json, replacing, write_json, write_text
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.ranges import Count
 from autolink.training import CHECKPOINT, Diverged, as_json, logger
@@ -152,7 +151,7 @@ def _claim(options: Options) -> None:
     about = {key: value for key, value in as_json(options).items() if key not in ignored}
     path = options.output / "sweep.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         other = [key for key in about if before.get(key) != about[key]]
         if other:
             flag = f"--{other[0].replace('_', '-')}"
@@ -242,7 +241,7 @@ def _results(output: Path, axes: Sequence[Axis]) -> list[dict[str, Any]]:
     for cell in _selected(axes, ()):
         seeds = sorted(int(path.parent.name[5:]) for path in _folder(output, cell, 0).parent.glob("seed-*/result.json"))
         for seed in seeds:
-            result = json.loads((_folder(output, cell, seed) / "result.json").read_text())
+            result = read_json(_folder(output, cell, seed) / "result.json")
             place = {"row_axis": names[0], "row": cell.row, "column_axis": names[1], "column": cell.column}
             found.append({**place, "seed": seed, **result})
     return found

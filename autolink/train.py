@@ -288,7 +288,7 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
     )
     trained = learning.output / "model.safetensors"
     if trained.is_file():
-        steps = read_header(trained)["metadata"]["steps"]
+        steps = read_header(trained)["metadata"].get("steps", 0)
         if steps >= learning.steps:
             return trained
         learning.resume = True

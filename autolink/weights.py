@@ -74,11 +74,13 @@ class PretrainedModel(nn.Module):
         header = read_header(path)
         if header["task"] != cls.task:
             raise UserError(f"{path} holds a model for '{header['task']}', but one for '{cls.task}' is needed here")
+        tensors = read_tensors(path)
         try:
             model = cls(cls.Config(**header["config"]))
-            model.load_state_dict(read_tensors(path), strict=True)
-        except (TypeError, RuntimeError) as error:
-            raise UserError(f"{path} does not fit this version of autolink: {error}") from error
+            model.load_state_dict(tensors, strict=True)
+        except (UserError, TypeError, RuntimeError) as error:
+            first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise UserError(f"{path} does not fit this version of autolink: {first}") from error
         model.metadata = header["metadata"]
         return model.to(device).eval()
 
@@ -111,10 +113,26 @@ def _system_error(error: SafetensorError) -> OSError | str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` file, on the CPU; float16 comes back as float32."""
+    """All tensors of a `.safetensors` file, on the CPU; float16 comes back as float32.
+
+    Raises:
+        UserError: If the file is not a whole one, or holds what is not a finite number.
+    """
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
+    tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise UserError(
+                f"{path}: {name} is not a finite number everywhere, as if a run diverged that wrote it; make the file "
+                "anew, or get another copy"
+            )
+    return tensors
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite numbers, told from the extremes: twenty times as fast as looking at each."""
+    return not tensor.is_floating_point() or not tensor.numel() or all(x.isfinite() for x in tensor.aminmax())
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -138,11 +156,19 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} was not written by autolink (no '{FORMAT}' in its header), so what it holds is unknown"
         )
-    return {
-        "task": header["task"],
-        "config": json.loads(header["config"]),
-        "metadata": json.loads(header["metadata"]),
-    }
+    if "task" not in header:
+        raise UserError(f"{path} does not say in its header which task it is for; download or copy it again")
+    return {"task": header["task"], **{part: _header_part(path, header, part) for part in ("config", "metadata")}}
+
+
+def _header_part(path: str | Path, header: Mapping[str, str], part: str) -> dict[str, Any]:
+    try:
+        value = json.loads(header[part])
+    except (KeyError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} has no {part} in its header that can be read; download or copy it again")
+    return value
 
 
 def _open(path: Path) -> Any:

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from autolink import cli
-from autolink.calibrate import STRENGTHS, Calibration, Options, calibrate, fit
+from autolink.calibrate import STRENGTHS, Calibration, Options, calibrate, fingerprint, fit
 from autolink.data import open_data
 from autolink.errors import UserError
 from autolink.model import AutoLink, AutoLinkConfig, load
+from autolink.weights import write_model
 
 
 def naive_errors(keypoints: Tensor, landmarks: Tensor, units: list[str], strength: float) -> Tensor:
@@ -178,3 +179,12 @@ def test_mistakes_get_one_line(peaked: Path, labelled: Path, tmp_path: Path, tin
     (labelled / "landmarks.csv").unlink()
     with pytest.raises(UserError, match="no landmarks"):
         calibrate(Options(str(peaked), str(labelled), tmp_path / "c.safetensors"))
+
+
+@pytest.mark.parametrize("config", [{}, {"names": ["a"]}, {"names": 3}, {"names": ["a", "b", "c"]}])
+def test_a_calibration_whose_parts_do_not_fit_is_one_line(config: dict, peaked: Path, tmp_path: Path) -> None:
+    model = load(peaked)
+    config = {"detector": fingerprint(model), **config}
+    write_model(tmp_path / "c.safetensors", {"coefficients": torch.zeros(9, 4)}, "calibration", config, {}, False)
+    with pytest.raises(UserError, match=r"c\.safetensors: coefficients and names of landmarks do not belong together"):
+        Calibration.load(tmp_path / "c.safetensors", model)

@@ -145,7 +145,7 @@ def test_pairs_show_the_links_and_as_many_of_the_heaviest_edges():
         ((), "nothing to draw"),
         (("--runs", "nowhere"), "no log.jsonl"),
         (("--model", "MODEL", "--clusters", "9"), "has 4 keypoints"),
-        (("--model", "MODEL", "--data", "synthetic", "--images", "0"), "no image to look at"),
+        (("--model", "MODEL", "--data", "synthetic", "--images", "0"), "--images 0: give a whole number from 1 on"),
     ],
 )
 def test_mistakes_give_one_line(arguments, message, tiny_file, tmp_path, command):

@@ -54,6 +54,29 @@ def test_weights_come_from_a_folder_in_either_form(name, stages, no_weights):
     assert torch.equal(from_pth(images, -images), from_safetensors(images, -images))
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "of the time before"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.999])
+def test_weights_that_are_cut_off_are_one_line_that_names_the_file(zipped, share, no_weights):
+    path = no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth"
+    torch.save(random_state("squeezenet"), path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"b8a52dc0\.pth is cut off or damaged .*; delete it, and") as caught:
+        PerceptualLoss("squeezenet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["a list", "another shape", "not a number"])
+def test_weights_of_something_else_are_one_line(what, no_weights):
+    state = random_state("squeezenet")
+    if what == "another shape":
+        state["features.0.weight"] = torch.zeros(1)
+    if what == "not a number":
+        state["features.0.weight"][0, 0, 0, 0] = torch.nan
+    torch.save([1] if what == "a list" else state, no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")
+    with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0\.pth"):
+        PerceptualLoss("squeezenet")
+
+
 @pytest.mark.parametrize("name", ["vgg16", "squeezenet"])
 def test_missing_weights_are_one_line_that_says_what_to_do(name, no_weights):
     with pytest.raises(UserError) as caught:

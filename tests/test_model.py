@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import autolink
 from autolink import AutoLink, AutoLinkConfig, UserError
@@ -145,9 +146,60 @@ def _other_task(path, file):
     save_file({"x": torch.zeros(1)}, path, metadata=header)
 
 
+def _not_a_number(value):
+    def damage(path, file):
+        from safetensors.torch import load_file, save_file
+
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata()
+        tensors = load_file(file)
+        tensors["detector.heatmaps.weight"][0, 3, 0, 0] = value
+        save_file({name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}, path, header)
+
+    return damage
+
+
+def _header(**changed):
+    """The header with some parts replaced; None leaves a part out, and what is in `config` is changed in it alone."""
+
+    def damage(path, file):
+        from safetensors.torch import load_file, save_file
+
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata()
+        for part, value in changed.items():
+            if isinstance(value, dict):
+                value = json.dumps(json.loads(header[part]) | value)
+            header[part] = value
+        save_file(load_file(file), path, {part: value for part, value in header.items() if value is not None})
+
+    return damage
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
+        (_not_a_number(float("nan")), r"detector\.heatmaps\.weight is not a finite number everywhere"),
+        (_not_a_number(float("inf")), r"detector\.heatmaps\.weight is not a finite number everywhere"),
+        (_header(task=None), "does not say in its header which task"),
+        (_header(config=None), "has no config in its header"),
+        (_header(metadata=None), "has no metadata in its header"),
+        (_header(config="{"), "has no config in its header"),
+        (_header(config="[" * 100_000), "has no config in its header"),
+        (_header(config="[1]"), "has no config in its header"),
+        (_header(metadata='"text"'), "has no metadata in its header"),
+        (_header(config={"keypoints": "4"}), "keypoints '4': give a whole number from 2 to 1,024"),
+        (_header(config={"keypoints": [4]}), r"keypoints \[4\]: give a whole number"),
+        (_header(config={"keypoints": None}), "keypoints None: give a whole number"),
+        (_header(config={"keypoints": -4}), "keypoints -4: give a whole number"),
+        (_header(config={"keypoints": 4.5}), r"keypoints 4\.5: give a whole number"),
+        (_header(config={"keypoints": 5}), r"does not fit this version of autolink: .*size mismatch"),
+        (_header(config={"thickness": float("nan")}), "thickness nan: give a number"),
+        (_header(config={"width": 1e9}), "width 1000000000: give a number above 0, 16 at most"),
+        (_header(config={"image_size": 63}), "image_size 63: give a multiple of 16"),
+        (_header(config={"drawing": "circles"}), "drawing 'circles': give one of edges, "),
+        (_header(config={"learn_alpha": "no"}), "learn_alpha 'no': give true or false"),
+        (_header(config={"colour": 1}), r"does not fit this version of autolink: .*colour"),
         (_garbage, "not a readable"),
         (_truncated, "not a readable"),
         (_foreign, "not written by autolink"),
@@ -159,7 +211,7 @@ def test_unusable_files_are_named_in_one_line(damage, message, tiny_file, tmp_pa
     damage(bad, tiny_file)
     with pytest.raises(UserError, match=message) as caught:
         autolink.load(bad)
-    assert "bad.safetensors" in str(caught.value)
+    assert "bad.safetensors" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unknown_names_list_what_there_is(tmp_path):

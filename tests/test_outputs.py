@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from autolink import UserError
-from autolink.outputs import Replacement, refuse_inputs, replacing, write_json, write_text
+from autolink.outputs import Replacement, read_json, refuse_inputs, replacing, write_json, write_text
 from autolink.plots import save_figure, sweep_figure
 from autolink.visualize import save_png
 from autolink.weights import write_safetensors
@@ -167,3 +167,13 @@ def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path, monke
         with pytest.raises(UserError, match="is an input and would be overwritten; choose another --output"):
             refuse_inputs(["new.png", output], [None, "faces", photo])
     refuse_inputs(["new.png"], [photo, "new.png", None])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"text"', b"\xff\xfe", b"[" * 100_000])
+def test_json_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json: damaged"):
+        read_json(path)
+    write_json(path, {"steps": 3})
+    assert read_json(path) == {"steps": 3}

@@ -102,7 +102,7 @@ def test_parts_that_do_not_belong_together_are_refused(what: str, motion: Motion
     write_model(path, tensors, "motion", config, {}, half=False)
     with pytest.raises(UserError) as caught:
         load_motion(path)
-    one_line(caught, str(path), "save it again")
+    one_line(caught, str(path), "make the file anew" if "infinite" in what else "save it again")
 
 
 @pytest.mark.parametrize("config", [{}, {"frame_rate": [25, 0], "size": [1, 1], "detector": ""}])

@@ -33,7 +33,7 @@ from autolink import train as graph_training
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.losses import Features
-from autolink.outputs import replacing, write_json
+from autolink.outputs import read_json, replacing, write_json
 from autolink.ranges import Checked, Positive
 from autolink.training import CHECKPOINT, RunOptions, logger
 from autolink.weights import read_header, resolve
@@ -193,8 +193,11 @@ def _take_up(asked: Plan, output: Path) -> Plan:
     path = output / "plan.json"
     if not path.is_file():
         raise UserError(f"--resume: there is no plan.json in {output}; leave --resume out to begin")
-    kept = json.loads(path.read_text())
-    plan = Plan(**kept | {name: kept[name] and Stage(**kept[name]) for name in ("graph", "network")})
+    kept = read_json(path)
+    try:
+        plan = Plan(**kept | {name: kept[name] and Stage(**kept[name]) for name in ("graph", "network")})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); name another --output to begin anew") from error
     for name in ("src", "driver", "minutes", "perceptual", "fit"):
         before, now = getattr(plan, name), getattr(asked, name)
         if before != now:
@@ -268,7 +271,7 @@ def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> S
 def _run(name: str, train: Train, options: RunOptions, output: Path) -> Path:
     """A stage, or what is left of it; the file of its model."""
     model = options.output / "model.safetensors"
-    if model.is_file() and read_header(model)["metadata"]["steps"] == options.steps:
+    if model.is_file() and read_header(model)["metadata"].get("steps") == options.steps:
         return model
     print(f"{name}: {options.steps} steps at {options.image_size}x{options.image_size}; see {output / 'preview.png'}")
     return train(replace(options, resume=(options.output / CHECKPOINT).is_file()))

@@ -103,7 +103,6 @@ def _is_whole(motion: Motion) -> bool:
         frames > 0
         and motion.xy.shape == (*motion.confidence.shape, 2)
         and len(motion.xy) == frames
-        and bool(motion.xy.isfinite().all() and motion.confidence.isfinite().all())
         and all(before < after for before, after in pairwise(motion.times))
         and motion.frame_rate > 0
         and len(motion.size) == 2

@@ -97,6 +97,8 @@ def read_deeplabcut(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
             numbers = [float(field) if field.strip() else np.nan for field in line[x_columns[0] :]]
         except ValueError as error:
             raise UserError(f"{path}: row {number}: {error}") from error
+        if np.isinf(numbers).any():
+            raise UserError(f"{path}: row {number} holds an infinite number; expected pixels, or nothing")
         rows[image] = np.array(numbers)[columns - x_columns[0]]
     if not rows:
         raise UserError(f"{path}: has a header but no rows")

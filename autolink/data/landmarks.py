@@ -103,6 +103,12 @@ def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                     numbers = np.array([float(field) if field.strip() else np.nan for field in line[1:]])
                 except ValueError as error:
                     raise UserError(f"{path}: line {lines.line_num}: {error}") from error
+                labelled = not np.isnan(numbers[2:]).all()
+                if labelled and (np.isinf(numbers).any() or not (numbers[:2] > 0).all()):
+                    size = f"width {line[1] or 'nothing'}, height {line[2] or 'nothing'}"
+                    raise UserError(
+                        f"{path}: line {lines.line_num}: {size}; expected both above 0, and finite landmarks"
+                    )
                 rows[line[0].replace("\\", "/")] = numbers[:2], numbers[2:].reshape(-1, 2)
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{path}: is not a csv file ({error})") from error
