@@ -36,7 +36,7 @@ from autolink.outputs import write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.runs import LOG, claim, difference, identity, read_log, release, weights_identity
 from autolink.visualize import save_png
-from autolink.weights import read_metadata, read_tensors, write_safetensors
+from autolink.weights import header_part, read_metadata, read_tensors, write_safetensors
 
 CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
 MAY_CHANGE = {
@@ -153,7 +153,7 @@ def _enter(options: RunOptions, fixed: Collection[str]) -> None:
                     f"{options.output} was begun with other options: {option} {now}, but the run began with {was}; "
                     "repeat its command with --resume, or start a new run with another --output"
                 )
-            done = json.loads(read_metadata(options.output / CHECKPOINT)["run"])["step"]
+            done = _progress(options.output / CHECKPOINT)["step"]
             if options.steps < done:
                 raise UserError(
                     f"--steps {options.steps}: {options.output} has done {done} already; give at least as many, or "
@@ -436,7 +436,7 @@ def load_checkpoint(
     """
     path = output / CHECKPOINT
     tensors = read_tensors(path)
-    header = json.loads(read_metadata(path)["run"])
+    header = _progress(path)
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -459,6 +459,14 @@ def load_checkpoint(
     if accelerator.scaler is not None and header["scaler"] is not None:
         accelerator.scaler.load_state_dict(header["scaler"])
     return header["step"], header["extra"]
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    """What the header of a checkpoint holds: `step`, `scaler` and `extra`."""
+    header = header_part(path, read_metadata(path), "run")
+    if not isinstance(header.get("step"), int) or not {"scaler", "extra"} <= header.keys():
+        raise UserError(f"{path}: its header does not say how far the run was; start a new run with another --output")
+    return header
 
 
 def _restore_layout(optimizer: Optimizer) -> None:

@@ -158,10 +158,15 @@ def read_header(path: str | Path) -> dict[str, Any]:
         )
     if "task" not in header:
         raise UserError(f"{path} does not say in its header which task it is for; download or copy it again")
-    return {"task": header["task"], **{part: _header_part(path, header, part) for part in ("config", "metadata")}}
+    return {"task": header["task"], **{part: header_part(path, header, part) for part in ("config", "metadata")}}
 
 
-def _header_part(path: str | Path, header: Mapping[str, str], part: str) -> dict[str, Any]:
+def header_part(path: str | Path, header: Mapping[str, str], part: str) -> dict[str, Any]:
+    """The dictionary that a part of a file's header holds as JSON.
+
+    Raises:
+        UserError: If it holds none.
+    """
     try:
         value = json.loads(header[part])
     except (KeyError, ValueError, RecursionError):

@@ -17,8 +17,8 @@ from autolink import AutoLink, UserError, load
 from autolink.data import open_data
 from autolink.losses import disagreement
 from autolink.train import Options, autolink_for, train
-from autolink.training import HELD_ORDER, Ema, SeededBatches, seeded_generator, shuffled
-from autolink.weights import read_tensors
+from autolink.training import HELD_ORDER, Ema, SeededBatches, load_checkpoint, seeded_generator, shuffled
+from autolink.weights import read_tensors, write_safetensors
 
 
 @pytest.fixture
@@ -98,6 +98,13 @@ def test_ema_forgets_its_start_and_averages_buffers():
         ema.update_parameters(model)
     assert ema.module.weight.item() == pytest.approx(90, abs=1.5)  # a steady ramp lags by 1/(1 − decay)
     assert ema.module.running_mean.item() == pytest.approx(ema.module.weight.item())
+
+
+@pytest.mark.parametrize("header", [{}, {"run": "{"}, {"run": "[]"}, {"run": "{}"}, {"run": '{"step": "3"}'}])
+def test_a_checkpoint_that_does_not_say_how_far_it_was_is_one_line(header, tmp_path):
+    write_safetensors(tmp_path / "checkpoint.safetensors", {}, header)
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors"):
+        load_checkpoint(None, tmp_path, {}, {})
 
 
 def test_a_resumed_run_equals_an_unbroken_one(images, tmp_path):
