@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,17 +14,22 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import set_seed
+from first_step import assert_first_step
 from gan_runs import TINY, options_for, write_autolink, write_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from autolink import draw_edges
 from autolink.adversarial import Discriminator
+from autolink.data import open_data
 from autolink.errors import UserError
 from autolink.model import AutoLink
-from autolink.training import Diverged, Ema
+from autolink.training import Diverged, Ema, SeededBatches, seeded_generator
 from autolink.weights import read_tensors
-from autolink_apps.gan import ConditionalGAN, Generator, ada, game, guard, hub
+from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, ada, game, guard, hub
 from autolink_apps.gan import train as training
+from autolink_apps.gan.augment import augment
 from autolink_apps.gan.game import Batch, Game, pose_distance
 from autolink_apps.gan.guard import FiniteGuard
 
@@ -71,6 +77,68 @@ def test_resumed_run_equals_an_unbroken_one(
     assert logs[0][-1].keys() == {"step", "pose_error", "pose_error_chance", "pose_error_real"}
     if policy == "ada":
         assert [line["ada_p"] for line in logs[0] if "ada_p" in line] == [0, 0, 0, 0.5, 0.5, 0.5]
+
+
+def test_the_first_step_follows_the_gradients_of_the_formulas(
+    images: Path, autolink_file: Path, tmp_path: Path
+) -> None:
+    """Eq. 8 and R1 (Eq. 9) for the discriminator, then Eq. 7 and the pose for the generator, all as augmented."""
+    # An untrained network has small slopes, and moves its keypoints little: such weights make all terms alike.
+    weights = {"r1_every": 3, "r1_gamma": 70, "pose_weight": 1e4, "learning_rate": 1e-3}
+    training.train(options_for(images, autolink_file, tmp_path, steps=1, **weights))
+
+    data = open_data(str(images), 32)
+    real = torch.stack([data[index].image for index in next(iter(SeededBatches(len(data), 4, 0)))]) / 127.5 - 1
+    autolink = AutoLink.from_pretrained(autolink_file)
+    set_seed(0)
+    gan = ConditionalGAN(ConditionalGANConfig(32, 0.1, len(data), TINY))
+    judge = Discriminator(32, 0.1, 4, minibatch_std=True)
+    draws = seeded_generator(0, 0, 0, "gan")
+    with torch.no_grad():
+        poses, edge_weights = autolink.locate(real).xy, autolink.edge_weights
+        edge_maps = draw_edges(poses, edge_weights, 32, TINY.thickness) / edge_weights.max()
+    fake = gan.generator(edge_maps, torch.randn(4, 256, generator=draws))
+
+    def seen(shown: torch.Tensor) -> torch.Tensor:
+        return augment(torch.cat([shown, edge_maps], dim=1), draws)
+
+    image, condition = seen(real).split([3, 1], dim=1)
+    real_logits = judge(torch.cat([image.requires_grad_(), condition], dim=1))
+    (slope,) = torch.autograd.grad(real_logits.sum(), image, create_graph=True)
+    loss = (1 + judge(seen(fake.detach())).exp()).log().mean() + (1 + (-real_logits).exp()).log().mean()
+    loss = loss + 70 / 2 * 3 * slope.square().sum((1, 2, 3)).mean()
+    assert_first_step(tmp_path, "discriminator", "discriminator", judge, loss, (0.0, 0.99), lambda _: 1e-3)
+
+    learned = read_tensors(tmp_path / "checkpoint.safetensors")
+    judge.load_state_dict({name: learned[f"module/discriminator/{name}"] for name in judge.state_dict()})
+    off = autolink.locate(fake.clamp(-1, 1)).xy - poses
+    loss = (1 + (-judge(seen(fake))).exp()).log().mean()
+    loss = loss + 1e4 * 4 * (off.square().sum(-1) + 1e-8).sqrt().mean() / 2
+
+    def rate(name: str) -> float:
+        return 1e-5 if name.startswith("mapping.") else 1e-3
+
+    assert_first_step(tmp_path, "generator", "generator", gan.generator, loss, (0.0, 0.99), rate, last="mapping.")
+
+
+def test_penalty_and_pose_have_their_steps_and_all_of_their_weight(
+    images: Path, autolink_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: dict[str, list[float]] = {"discriminator_turn": [], "generator_turn": []}
+    for name, turn in ((name, getattr(Game, name)) for name in weights):
+
+        def watched(*given: object, name: str = name, turn: Callable = turn) -> object:
+            weights[name].append(given[-1])
+            return turn(*given)
+
+        monkeypatch.setattr(Game, name, watched)
+    decays: list[float] = []
+    monkeypatch.setattr(training, "Ema", lambda network, decay: decays.append(decay) or Ema(network, decay))
+    changes = {"r1_every": 3, "r1_gamma": 0.8, "pose_weight": 2.0, "ema_images": 400, "sample_every": 6}
+    training.train(options_for(images, autolink_file, tmp_path, **changes))
+    assert weights["discriminator_turn"] == pytest.approx([1.2, 0, 0, 1.2, 0, 0])
+    assert weights["generator_turn"] == pytest.approx([8.0, 0, 0, 0, 8.0, 0])
+    assert decays == [pytest.approx(0.5 ** (4 / 400))]
 
 
 def test_pictures_are_in_tensorboard(images: Path, autolink_file: Path, tmp_path: Path) -> None:

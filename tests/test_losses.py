@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
+from torch import nn
 from torch.nn import functional
 from torchvision import models
 
@@ -86,10 +87,30 @@ def test_missing_weights_are_one_line_that_says_what_to_do(name, no_weights):
     assert str(no_weights / "weights") in message and "--perceptual builtin" in message
 
 
-def test_vgg16_taps_the_published_layers(no_weights):
-    torch.save(random_state("vgg16"), no_weights / "weights" / "vgg16-397923af.pth")
-    shapes = [tuple(f.shape[1:]) for f in PerceptualLoss("vgg16").features(torch.zeros(1, 3, 224, 224))]
-    assert shapes == [(64, 224, 224), (128, 112, 112), (256, 56, 56), (512, 28, 28)]
+@pytest.mark.parametrize(("name", "norm"), [("vgg16", "l1"), ("squeezenet", "l1"), ("squeezenet", "l2")])
+def test_the_distance_by_hand(name, norm, no_weights):
+    """Features are taken before each halving of the resolution and at the end; only SqueezeNet's are standardised."""
+    file = {"vgg16": "vgg16-397923af.pth", "squeezenet": "squeezenet1_1-b8a52dc0.pth"}[name]
+    torch.save(random_state(name), no_weights / "weights" / file)
+    loss = PerceptualLoss(name, norm, input_size=48)
+    images = torch.rand(2, 2, 3, 40, 40) * 2 - 1
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    seen = []
+    for pictures in images:
+        x = functional.interpolate(pictures, (48, 48), mode="bilinear", align_corners=False)
+        x, stages = ((x + 1) / 2 - mean) / std, []
+        for layer in loss.features.layers:
+            if isinstance(layer, nn.MaxPool2d):
+                stages.append(x.clone())
+            x = layer(x)
+        seen.append([*stages, x])
+    assert [stage.shape[1] for stage in seen[0]] == [64, 128, 256, 512]
+    assert len(loss.features.layers) == {"vgg16": 23, "squeezenet": 13}[name]  # ends after an activation
+    power = {"l1": 1, "l2": 2}[norm]
+    expected = [(a - b).abs().pow(power).mean() for a, b in zip(*seen)]
+    if name == "squeezenet":
+        expected = [value / wanted.std(correction=0) ** power for value, wanted in zip(expected, seen[1])]
+    assert loss(*images).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
 def test_squeezenet_against_torchvision_itself(no_weights):
@@ -101,6 +122,18 @@ def test_squeezenet_against_torchvision_itself(no_weights):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = network.features.eval()((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     assert torch.allclose(PerceptualLoss("squeezenet").features(images * 2 - 1)[-1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "power"), [("l1", 1), ("l2", 2)])
+def test_the_distance_of_pyramids_by_hand(norm, power):
+    predicted, target = torch.rand(2, 2, 3, 16, 16) * 2 - 1
+    expected = []
+    for scale in range(4):
+        a, b = (functional.avg_pool2d(images, 2**scale) for images in (predicted, target))
+        for x, y in ((a, b), (a.diff(dim=3), b.diff(dim=3)), (a.diff(dim=2), b.diff(dim=2))):
+            expected.append((x - y).abs().pow(power).mean() / y.std(correction=0) ** power)
+    found = PerceptualLoss("pyramid", norm)(predicted, target).item()
+    assert found == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
 def test_builtin_needs_nothing_but_the_package_and_no_folder_of_its_name_misleads_it(no_weights, monkeypatch):

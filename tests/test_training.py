@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import set_seed
+from first_step import assert_first_step
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 
-from autolink import AutoLink, UserError, load
+from autolink import AutoLink, UserError, draw_edges, load
 from autolink.data import open_data
-from autolink.losses import disagreement
+from autolink.data.pairs import FramePairs
+from autolink.losses import PerceptualLoss, disagreement
 from autolink.train import Options, autolink_for, train
 from autolink.training import HELD_ORDER, Ema, SeededBatches, load_checkpoint, seeded_generator, shuffled
 from autolink.weights import read_tensors, write_safetensors
@@ -154,6 +157,64 @@ def test_visible_patches_can_be_another_frame_of_the_clip(clips, tmp_path, monke
             [((image + 1) * 127.5).round().byte().numpy().tobytes() for image in pair] for pair in zip(images, looks)
         ]
         assert all(image != look and clip_of[image] == clip_of[look] for image, look in pairs)
+
+
+PAPER = {"loss_norm": "l1", "visible": "image", "optimizer": "adam"}
+OTHER = {"loss_norm": "l2", "visible": "clip", "optimizer": "adamw", "agreement_weight": 0.7}
+OTHER |= {"graph_learning_rate": 3e-5, "mask_ratio": 0.5, "mask_cells": 8}
+
+
+@pytest.mark.parametrize(("how", "betas", "decay"), [(PAPER, (0.9, 0.99), 0), (OTHER, (0.9, 0.999), 1e-3)])
+def test_the_first_step_follows_the_gradient_of_the_formula(clips, tmp_path, how, betas, decay):
+    asked = options(clips, tmp_path, steps=1, flip=True, learning_rate=1e-3, **how)
+    train(asked)
+
+    frames = open_data(str(clips), 32)
+    data = FramePairs(frames, asked.seed) if asked.visible == "clip" else frames
+    batch = [data[index] for index in next(iter(SeededBatches(len(data), 4, asked.seed)))]
+    images = torch.stack([one.driving if asked.visible == "clip" else one.image for one in batch]) / 127.5 - 1
+    looks = torch.stack([one.source for one in batch]) / 127.5 - 1 if asked.visible == "clip" else images
+    mirrored = torch.rand(4, generator=seeded_generator(asked.seed, 0, 0, "flip")) < 0.5
+    assert mirrored.any() and not mirrored.all()
+    for shown in {id(images): images, id(looks): looks}.values():
+        shown[mirrored] = shown[mirrored].flip(-1)
+    draws = torch.rand(4, 1, *[asked.mask_cells] * 2, generator=seeded_generator(asked.seed, 0, 0, "mask"))
+    side = 32 // asked.mask_cells
+    seen = (draws >= asked.mask_ratio).repeat_interleave(side, 2).repeat_interleave(side, 3)
+
+    set_seed(asked.seed)
+    model = AutoLink(asked.model_config).train()
+    keypoints = model.locate(images).xy
+    edge_map = draw_edges(keypoints, model.edge_weights, 32, asked.thickness, "reference")
+    loss = PerceptualLoss("pyramid", asked.loss_norm)(model.decoder(looks * seen, edge_map), images)
+    if asked.agreement_weight:
+        loss = loss + asked.agreement_weight * disagreement(keypoints, [one.clip for one in batch])
+
+    def rate(name):
+        return how.get("graph_learning_rate", 1e-3) if name.startswith("graph.") else 1e-3
+
+    assert_first_step(tmp_path, "model", "adam", model, loss, betas, rate, decay=decay)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"perceptual": "vgg16"}, ("vgg16", "l1", 224)),
+        ({"perceptual": "vgg16", "loss_size": 64, "loss_norm": "l2"}, ("vgg16", "l2", 64)),
+        ({"perceptual": "squeezenet"}, ("squeezenet", "l1", None)),
+    ],
+)
+def test_vgg16_sees_224_pixels_unless_told(images, tmp_path, monkeypatch, asked, expected):
+    class Asked(Exception):
+        """For features."""
+
+    def features(*given):
+        raise Asked(*given)
+
+    monkeypatch.setattr("autolink.train.PerceptualLoss", features)
+    with pytest.raises(Asked) as found:
+        train(options(images, tmp_path / "run", **asked))
+    assert found.value.args == expected
 
 
 @pytest.mark.parametrize("visible", ["image", "clip"])

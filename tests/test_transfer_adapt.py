@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from first_step import assert_first_step
 from PIL import Image
 from transfer_files import tiny_model, write_model
 
 from autolink import AutoLink, UserError
+from autolink.data.pairs import FramePairs
 from autolink.data.synthetic import synthetic_clip
+from autolink.losses import PerceptualLoss
+from autolink.training import SeededBatches, seeded_generator
 from autolink.video import write_video
 from autolink.weights import read_header, read_tensors
 from autolink_apps.pose_transfer import PoseTransfer
 from autolink_apps.pose_transfer import adapt as adapting
+from autolink_apps.pose_transfer.augment import augment
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,25 @@ def test_nearest_frame_is_the_one_of_that_pose() -> None:
     autolink, frames = tiny_model().autolink, synthetic_clip(1, 40, 32)[0]
     poses = autolink.detect(frames[[7, 35]].float() / 255).xy
     assert torch.equal(adapting.nearest_frames(autolink, frames, poses), frames[[7, 35]])
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    adapt, model_file: Path, clip: Path, tmp_path: Path
+) -> None:
+    """4 · MSE + perceptual distance between frames that are learned from."""
+    adapt(1, tmp_path, augmented=True)
+    model = PoseTransfer.from_pretrained(model_file)
+    known, _ = adapting.split(adapting.read_frames(clip, 32))
+    pairs = FramePairs(adapting.Frames("figure.mp4", known))
+    drawn = list(zip(*(pairs[i] for i in next(iter(SeededBatches(len(pairs), 4, 0))))))[:2]
+    looks, driving = (torch.stack(frames) / 127.5 - 1 for frames in drawn)
+    looks, driving = augment(looks, driving, seeded_generator(0, 0, 0, "augment"))
+    with torch.no_grad():
+        poses = [model.autolink.locate(images).xy for images in (looks, driving)]
+        edge_maps = [model.edge_map(found) for found in poses]
+    made = model.network.train()(looks, poses[0], edge_maps[0], poses[1], edge_maps[1])
+    loss = 4 * ((made - driving) ** 2).mean() + PerceptualLoss("pyramid")(made, driving)
+    assert_first_step(tmp_path, "network", "network", model.network, loss, (0.9, 0.99), lambda _: 2e-3)
 
 
 def test_adapting_lowers_the_error_on_frames_it_has_not_seen(

@@ -12,19 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import set_seed
+from first_step import assert_first_step
 from PIL import Image
 from transfer_files import tiny_model, write_autolink, write_clips, write_model
 
-from autolink import AutoLink, UserError
+from autolink import AutoLink, UserError, draw_edges
 from autolink.adversarial import Discriminator
 from autolink.data import open_data
 from autolink.data.pairs import FramePairs
 from autolink.data.synthetic import SyntheticFigures
 from autolink.losses import PerceptualLoss
-from autolink.training import SeededBatches
+from autolink.training import SeededBatches, seeded_generator
 from autolink.weights import read_tensors
 from autolink_apps.pose_transfer import PoseTransfer
 from autolink_apps.pose_transfer import train as training
+from autolink_apps.pose_transfer.augment import augment
+from autolink_apps.pose_transfer.lesson import Lesson
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +191,13 @@ def test_a_run_can_begin_with_the_network_of_another_model(
     assert not wider.output.exists()
 
 
-def test_losses_are_those_of_the_formula(frame_folders: Path, autolink_file: Path, tmp_path: Path) -> None:
-    """The first step, computed again from its frames: 4 · MSE + perceptual distance + Eq. 7, and Eq. 8 beside it."""
-    options = options_for(frame_folders, autolink_file, tmp_path, steps=1, augment=False, r1_gamma=0.0)
+def test_the_first_step_follows_the_gradients_of_the_formulas(
+    frame_folders: Path, autolink_file: Path, tmp_path: Path
+) -> None:
+    """4 · MSE + perceptual distance + Eq. 7 for the network; Eq. 8 and R1 (Eq. 9) for the discriminator."""
+    # An untrained discriminator has small slopes: such weights make all terms alike.
+    weights = {"gan_weight": 30.0, "r1_gamma": 20.0, "r1_every": 3, "learning_rate": 1e-3}
+    options = options_for(frame_folders, autolink_file, tmp_path, steps=1, **weights)
     training.train(options)
     logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
 
@@ -198,24 +205,43 @@ def test_losses_are_those_of_the_formula(frame_folders: Path, autolink_file: Pat
     chosen = next(iter(SeededBatches(len(pairs), 4, options.seed)))
     drawn = list(zip(*(pairs[i] for i in chosen)))[:2]
     source, driving = (torch.stack(frames).float() / 127.5 - 1 for frames in drawn)
+    source, driving = augment(source, driving, seeded_generator(options.seed, 0, 0, "augment"))
     autolink = AutoLink.from_pretrained(autolink_file)
     set_seed(options.seed)
     model = PoseTransfer.around(autolink, 32, 0.1, "warped")
     judge = Discriminator(32, 0.1)
     with torch.no_grad():
-        poses = [model.autolink.locate(images).xy for images in (source, driving)]
-        made = model.network(source, poses[0], model.edge_map(poses[0]), poses[1], model.edge_map(poses[1]))
-        fake, real = judge(made), judge(driving)
-        expected = {
-            "mse": ((made - driving) ** 2).mean(),
-            "perceptual": PerceptualLoss("pyramid")(made, driving),
-            "gan": torch.log(1 + torch.exp(-fake)).mean(),
-        }
-    for name, value in expected.items():
+        poses = [autolink.locate(images).xy for images in (source, driving)]
+        edge_maps = [draw_edges(found, autolink.edge_weights, 32, autolink.config.thickness) for found in poses]
+        edge_maps = [edge_map / autolink.edge_weights.max() for edge_map in edge_maps]
+    made = model.network(source, poses[0], edge_maps[0], poses[1], edge_maps[1])
+    real = driving.clone().requires_grad_()
+    of_real, of_made = judge(real), judge(made)
+    (slope,) = torch.autograd.grad(of_real.sum(), real, create_graph=True)
+    terms = {
+        "mse": ((made - driving) ** 2).mean(),
+        "perceptual": PerceptualLoss("pyramid")(made, driving),
+        "gan": torch.log(1 + torch.exp(-of_made)).mean(),
+        # What was made before the network's step is judged.
+        "discriminator": torch.log(1 + torch.exp(judge(made.detach()))).mean()
+        + torch.log(1 + torch.exp(-of_real)).mean(),
+    }
+    for name, value in terms.items():
         assert logged[name] == pytest.approx(value.item(), rel=1e-4), name
-    # The discriminator judges what was made before the network's step, and has not learned yet.
-    both = torch.log(1 + torch.exp(fake)).mean() + torch.log(1 + torch.exp(-real)).mean()
-    assert logged["discriminator"] == pytest.approx(both.item(), rel=1e-4)
+    loss = 4 * terms["mse"] + terms["perceptual"] + 30 * terms["gan"]
+    assert_first_step(tmp_path, "network", "network", model.network, loss, (0.9, 0.99), lambda _: 1e-3)
+    loss = terms["discriminator"] + 20 / 2 * 3 * slope.square().sum((1, 2, 3)).mean()
+    assert_first_step(tmp_path, "discriminator", "discriminator", judge, loss, (0.0, 0.99), lambda _: 1e-3)
+
+
+def test_the_penalty_has_its_steps_and_all_of_its_weight(
+    frame_folders: Path, autolink_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[float] = []
+    turn = Lesson.discriminator_turn
+    monkeypatch.setattr(Lesson, "discriminator_turn", lambda *given: weights.append(given[-1]) or turn(*given))
+    training.train(options_for(frame_folders, autolink_file, tmp_path, steps=5, r1_every=3, r1_gamma=0.8))
+    assert weights == pytest.approx([1.2, 0, 0, 1.2, 0])
 
 
 def test_mistakes_are_found_before_anything_is_trained(tmp_path: Path) -> None:
