@@ -19,13 +19,13 @@ from typing import NamedTuple
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.data import ConcatDataset
 
 from autolink.data import JOINT_NAMES, SampleSet, open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.deeplabcut import deeplabcut_tables, read_deeplabcut
-from autolink.data.folder import split_folder
+from autolink.data.folder import ImageFiles
 from autolink.data.registry import find_data
+from autolink.data.splits import series_of, split_folder
 from autolink.detector import Keypoints
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
@@ -197,7 +197,7 @@ def calibrate(options: Options) -> tuple[Path, str]:
     model = load(options.model, pick_device(options.device))
     data, names = _open_labelled(options, model.config.image_size)
     units = _units(data)
-    keypoints, landmarks = model.detect_all(ConcatDataset(data), options.batch_size)
+    keypoints, landmarks = model.detect_all(data, options.batch_size)
     labelled = (~landmarks.isnan().any(2)).any(1)
     keypoints, landmarks = keypoints[labelled], landmarks[labelled]
     units = [unit for unit, kept in zip(units, labelled.tolist()) if kept]
@@ -251,26 +251,25 @@ def _beside(model: str) -> Path:
     return folder / "calibration.safetensors"
 
 
-def _open_labelled(options: Options, image_size: int) -> tuple[list[SampleSet], list[str]]:
-    """The parts of the data that calibration may use, and the names of their landmarks."""
+def _open_labelled(options: Options, image_size: int) -> tuple[SampleSet, list[str]]:
+    """The part of the data that calibration may use, and the names of their landmarks."""
     if options.data == "synthetic":
-        return [open_data("synthetic", image_size, "fit")], list(JOINT_NAMES)
+        return open_data("synthetic", image_size, "fit"), list(JOINT_NAMES)
     root = find_data(options.data, options.data_root)
     divided = options.data in BENCHMARKS or split_folder(root, "train") is not None
-    splits = ["fit"] if divided else ["fit", "val"]
-    data = [open_data(options.data, image_size, split, options.data_root) for split in splits]
-    if data[0].landmark_count == 0:
+    data = open_data(options.data, image_size, "fit" if divided else "all", options.data_root)
+    if data.landmark_count == 0:
         raise UserError(f"{options.data} has no landmarks to calibrate to; put a landmark csv beside the images")
     tables = deeplabcut_tables(root)
-    names = read_deeplabcut(tables[0])[0] if tables else [f"landmark{i}" for i in range(data[0].landmark_count)]
+    names = read_deeplabcut(tables[0])[0] if tables else [f"landmark{i}" for i in range(data.landmark_count)]
     return data, names
 
 
-def _units(data: Sequence[SampleSet]) -> list[str]:
-    """What is left out together: clips, whose frames resemble each other, if there are enough; else single images."""
-    clips = [clip for part in data for clip in part.clips]
-    numbered = [clip or str(index) for index, clip in enumerate(clips)]
-    return numbered if len(set(numbered)) >= MIN_LABELS else [str(index) for index in range(len(clips))]
+def _units(data: SampleSet) -> list[str]:
+    """What is left out together: clips or series, whose frames resemble each other, if enough; else single images."""
+    series = series_of(data.names) if isinstance(data, ImageFiles) else data.clips
+    units = [clip or one or str(index) for index, (clip, one) in enumerate(zip(data.clips, series, strict=True))]
+    return units if len(set(units)) >= MIN_LABELS else [str(index) for index in range(len(units))]
 
 
 @command

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+_left_out: list[str] = []
 
 
 class UserError(Exception):
     """Something the user gave cannot be used; the message says what arrived, what was expected, what to do."""
 
 
+def leave_out(error: UserError) -> None:
+    """Name one of many inputs that cannot be used, and go on; the command's status will say so in the end."""
+    logger.warning("skipped %s", error)
+    _left_out.append(str(error))
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Make `main` a console entry point: a `UserError` becomes one line on stderr and exit status 2."""
+    """Make `main` a console entry point: a `UserError` becomes one line on stderr and exit status 2.
+
+    So do inputs that were left out on the way (`leave_out`), when all else is done.
+    """
 
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
+        _left_out.clear()
         try:
             main(*args, **kwargs)
+            if _left_out:
+                number = "one input" if len(_left_out) == 1 else f"{len(_left_out)} inputs"
+                raise UserError(
+                    f"{number} could not be used, all others are done; skipped {'; '.join(_left_out[:3])}"
+                    + (f"; and {len(_left_out) - 3} more, named above" if len(_left_out) > 3 else "")
+                )
         except UserError as error:
             sys.exit(_fail(str(error)))
         except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough

@@ -126,6 +126,26 @@ def what_is(path: Path | str) -> What:
         raise UserError(f"{path}: {error.strerror}; expected a file that can be read") from error
 
 
+def what_of(file: BinaryIO, path: Path | str) -> What:
+    """What an open file is whose name is `path`; see `what_is`."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(_HEAD)
+    name = _name(head, size)
+    if name in _PICTURES:
+        return _picture(file, name, head)
+    if name is None:
+        is_text = b"\0" not in head and not set(head) & set(range(1, 9))
+        about = ("text" if is_text else "") if head else "empty file"
+        return What(kind_by_name(path), about)
+    return What("video" if name == "video" else "other", name)
+
+
+def kind_by_name(path: Path | str) -> Kind:
+    """What a file is meant to be by its suffix."""
+    return _SUFFIXES.get(os.path.splitext(path)[1].lower(), "other")
+
+
 def picture_formats() -> tuple[str, ...]:
     """The formats of pictures that are read here, for `formats` of `PIL.Image.open`.
 
@@ -158,9 +178,14 @@ def list_files(root: Path, folder: Path, kinds: tuple[Kind, ...], nested: bool =
     return sorted(found)
 
 
-def holds(folder: Path, kinds: tuple[Kind, ...]) -> bool:
-    """Whether there is a file of one of the kinds below a folder."""
-    return any(_listed(path).kind in kinds for path in walk(folder))
+def list_named(root: Path, folder: Path, suffix: str) -> list[str]:
+    """As `list_files`, all files with a suffix: for layouts that a data set's owners fixed."""
+    return sorted(path.relative_to(root).as_posix() for path in walk(folder) if path.suffix.lower() == suffix)
+
+
+def holds(folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> bool:
+    """Whether a folder has a file of one of the kinds, see `list_files`."""
+    return any(_listed(path).kind in kinds for path in walk(folder, nested))
 
 
 def walk(folder: Path, nested: bool = True) -> Iterator[Path]:
@@ -179,13 +204,17 @@ def walk(folder: Path, nested: bool = True) -> Iterator[Path]:
 def no_media(folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> UserError:
     """What to tell the user of a folder in which `list_files` finds nothing."""
     path = next(walk(folder, nested), None)
-    expected = " or ".join(_WORDS[kind] for kind in kinds)
+    expected = _wanted(kinds)
     if path is None:
         return UserError(f"{folder}: is empty; expected {expected}")
     what = _listed(path)
     is_a = f", {'animations' if what.kind == 'animation' else what.name}" if what.name else ""
     advice = f": {what.advice}" if what.advice else ""
     return UserError(f"{folder}: holds no {expected} (but {path.name}{is_a}, for instance){advice}")
+
+
+def _wanted(kinds: tuple[Kind, ...]) -> str:
+    return " or ".join(_WORDS[kind] for kind in ("still", "video") if kind in kinds)
 
 
 def _hidden(name: str) -> bool:
@@ -201,20 +230,12 @@ def _listed(path: Path) -> What:
             return What("other", "pipe or device")
         return _by_content(path)
     except OSError:  # whoever reads it says why
-        return What(_SUFFIXES.get(path.suffix.lower(), "other"), "")
+        return What(kind_by_name(path), "")
 
 
 def _by_content(path: Path) -> What:
     with open(path, "rb", buffering=0) as file:
-        head = file.read(_HEAD)
-        name = _name(head, os.fstat(file.fileno()).st_size)
-        if name in _PICTURES:
-            return _picture(file, name, head)
-    if name is None:
-        is_text = b"\0" not in head and not set(head) & set(range(1, 9))
-        about = ("text" if is_text else "") if head else "empty file"
-        return What(_SUFFIXES.get(path.suffix.lower(), "other"), about)
-    return What("video" if name == "video" else "other", name)
+        return what_of(file, path)
 
 
 def _picture(file: BinaryIO, name: str, head: bytes) -> What:
@@ -313,6 +334,6 @@ def _name_left_out(folder: Path, kinds: tuple[Kind, ...], left_out: Counter[tupl
         about = [_WORDS.get(what.kind, what.name if what.name.lower() not in suffix else ""), what.advice]
         about = ": ".join(filter(None, about))
         listed.append(f"{count} {suffix}" + (f" ({about})" if about else ""))
-    total, wanted = left_out.total(), " or ".join(_WORDS[kind] for kind in kinds)
+    total, wanted = left_out.total(), _wanted(kinds)
     files = "1 file that is" if total == 1 else f"{total} files that are"
     logger.warning("%s: left out %s no %s: %s", folder, files, wanted, ", ".join(listed))

@@ -33,7 +33,6 @@ from PIL import Image
 from autolink.errors import UserError
 from autolink.files import picture_formats
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 TRANSPARENT = (128, 128, 128)  # what shows through: mid-grey, the colour in which hidden cells are shown, too
 _ORIENTATION = 0x0112
 _UPRIGHT = {

@@ -22,18 +22,16 @@ from tqdm import tqdm
 
 from autolink.background import ahead
 from autolink.calibrate import Calibration
-from autolink.data.folder import list_files
 from autolink.devices import pick_device
-from autolink.errors import UserError, command
-from autolink.files import what_is
+from autolink.errors import UserError, command, leave_out
+from autolink.files import MEDIA, list_files, no_media, what_is
 from autolink.geometry import from_pixels
-from autolink.images import IMAGE_SUFFIXES
 from autolink.inference import Precision, fold, half_precision
 from autolink.model import AutoLink, centre_to_image, load
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
-from autolink.video import VIDEO_SUFFIXES, FrameSource, ImageFrames, VideoFrame, VideoWriter, open_frames
+from autolink.video import FrameSource, VideoFrame, VideoWriter, open_frames
 from autolink.visualize import mark, overlay, save_png
 
 
@@ -74,6 +72,8 @@ class Source(NamedTuple):
     """What its overlay is called, without a suffix; no other source has the name."""
     recording: str
     """What it belongs to: a video is a recording, and so are the images of a folder together."""
+    moves: bool
+    """Whether it is a video, or an animation, rather than an image."""
 
 
 def detect_stream(
@@ -137,30 +137,41 @@ def detect(options: Options) -> Tables:
     model = load(options.model, pick_device(options.device))
     calibration = Calibration.load(options.calibration, model) if options.calibration else None
     model = fold(model)
-    images = sum(not what_is(source.path).moves for source in sources)
+    images = sum(not source.moves for source in sources)
     with (
         Tables(options.output, options.formats, model, calibration) as tables,
         tqdm(unit="frame", desc="detect", total=images, disable=None) as progress,
     ):
         for source in sources:
-            _detect_source(model, source, calibration, tables, progress, options)
+            try:
+                frames = open_frames(source.path)
+            except UserError as error:
+                if len(sources) == 1:
+                    raise
+                leave_out(error)
+                continue
+            with frames:
+                _detect_source(model, source, frames, calibration, tables, progress, options)
+        if not tables.count:
+            raise UserError(f"none of the {len(sources)} inputs can be read; {sources[0].path} is the first of them")
     return tables
 
 
 def _detect_source(
     model: AutoLink,
     source: Source,
+    frames: FrameSource,
     calibration: Calibration | None,
     tables: Tables,
     progress: tqdm,
     options: Options,
 ) -> None:
     """Detect in one image or video, into the tables and, if wanted, as a picture or a video."""
-    with open_frames(source.path) as frames, ExitStack() as stack:
+    with ExitStack() as stack:
         drawn = options.output / "overlays" / source.name if options.overlays else None
         writer = None
         stream = detect_stream(model, frames, options.batch_size, options.precision)
-        if not isinstance(frames, ImageFrames):
+        if source.moves:
             progress.total += frames.frame_count or 0
             if drawn is not None:
                 writer = stack.enter_context(_overlay_video(drawn, frames))
@@ -168,7 +179,7 @@ def _detect_source(
                 stream = smoothed(stream)
         if calibration is not None:
             stream = calibrated(stream, calibration)
-        for found in stack.enter_context(closing(ahead(stream, options.batch_size))):
+        for found in _as_far_as_possible(stack.enter_context(closing(ahead(stream, options.batch_size)))):
             tables.add(found, source.recording)
             progress.update()
             if drawn is None:
@@ -178,6 +189,17 @@ def _detect_source(
                 save_png(drawn.with_name(f"{drawn.name}.png"), picture)
             else:
                 writer.write(picture.permute(1, 2, 0).numpy(), found.time)
+
+
+def _as_far_as_possible(stream: Iterable[Detection]) -> Iterator[Detection]:
+    """The detections of one input, up to where it breaks off."""
+    count = 0
+    try:
+        for found in stream:
+            yield found
+            count += 1
+    except UserError as error:
+        leave_out(UserError(f"{error} (its first {count} frames are done)" if count else str(error)))
 
 
 def _overlay_video(drawn: Path, frames: FrameSource) -> VideoWriter:
@@ -208,20 +230,21 @@ def _expand(inputs: Iterable[Path]) -> list[Source]:
     for given in inputs:
         if not given.exists():
             raise UserError(f"no such file or folder: {given}")
-        files = list_files(given, given, IMAGE_SUFFIXES | VIDEO_SUFFIXES) if given.is_dir() else [given.name]
+        files = list_files(given, given, MEDIA) if given.is_dir() else [given.name]
         if not files:
-            raise UserError(f"{given} holds neither images nor videos")
+            raise no_media(given, MEDIA)
         root = given if given.is_dir() else given.parent
         for file in files:
             path, stem = root / file, Path(file).with_suffix("")
-            together = path if what_is(path).moves else path.parent.resolve()
+            moves = what_is(path).kind != "still"  # what is neither is tried as a video, which names it
+            together = path if moves else path.parent.resolve()
             if together not in recordings:
-                parts = stem.parts if what_is(path).moves else (root.resolve().name or "images", *stem.parent.parts)
+                parts = stem.parts if moves else (root.resolve().name or "images", *stem.parent.parts)
                 recordings[together] = []
                 recording = _free("-".join(parts), recording_names)
             else:
                 recording = recordings[together][0].recording
-            recordings[together].append(Source(path, Path(_free(stem.as_posix(), names)), recording))
+            recordings[together].append(Source(path, Path(_free(stem.as_posix(), names)), recording, moves))
     return [source for sources in recordings.values() for source in sources]
 
 

@@ -42,7 +42,6 @@ from autolink.video_writer import VideoWriter, check_output
 
 __all__ = [
     "DEFAULT_FRAME_RATE",
-    "VIDEO_SUFFIXES",
     "Animation",
     "FolderWriter",
     "FrameOutput",
@@ -59,7 +58,6 @@ __all__ = [
     "write_video",
 ]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".gif", ".apng", ".mpg", ".mpeg", ".wmv"})
 DEFAULT_FRAME_RATE = Fraction(25)  # of pictures, and of a stream that does not tell its own
 
 # Bits of swscale.h: bicubic, full chroma interpolation, and exact to rounding, where the default is off by 1.3 of 255.

@@ -24,7 +24,7 @@ from PIL import Image
 
 from autolink import media
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES
+from autolink.files import STILLS, holds
 from autolink.outputs import write_json
 
 logger = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class FolderWriter(FrameOutput):
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             rows = self._kept(times) if resume and begun_file(self.path).is_file() and times.is_file() else []
-            if not rows and any(file.suffix.lower() in IMAGE_SUFFIXES for file in self.path.iterdir()):
+            if not rows and holds(self.path, STILLS, nested=False):
                 raise UserError(f"{path}: there are pictures in this folder already; choose another, or empty it")
             times.write_text("".join(["file,seconds\n", *rows]))
             if not rows:

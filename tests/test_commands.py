@@ -151,7 +151,7 @@ def test_mistakes_get_one_line(monkeypatch, capsys, tiny_file, clip, tmp_path):
     broken.write_bytes(tiny_file.read_bytes()[:500])
     detect = ("detect", "--output", tmp_path / "out", "--model", tiny_file)
     assert "no such file" in mistake(monkeypatch, capsys, *detect, tmp_path / "nothing")
-    assert "neither images nor videos" in mistake(monkeypatch, capsys, *detect, text)
+    assert "no pictures or videos" in mistake(monkeypatch, capsys, *detect, text)
     assert "cut.mp4" in mistake(monkeypatch, capsys, *detect, cut)
     assert "a.txt" in mistake(monkeypatch, capsys, *detect, text / "a.txt")
     assert "broken" in mistake(monkeypatch, capsys, "info", broken)

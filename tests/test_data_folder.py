@@ -11,7 +11,8 @@ from data_files import BLUE, RED, dots, find_dot, in_both, one_line, picture
 from PIL import Image
 
 from autolink.data import open_data
-from autolink.data.folder import ImageFiles, clips_by_name, hold_out
+from autolink.data.folder import ImageFiles
+from autolink.data.splits import clips_of, hold_out, series_of
 from autolink.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_data_only")
@@ -191,15 +192,54 @@ def test_sub_folders_make_the_split(tmp_path, held_out):
     assert open_data(str(tmp_path), 8, "val").files == [f"{held_out}/b.png"]
 
 
-def test_clips_from_names():
-    assert clips_by_name(["walk_001.png", "walk_002.png", "run-1.png", "run-2.png", "portrait.png"]) == [
+def test_series_from_names():
+    assert series_of(["walk_001.png", "walk_002.png", "run-1.png", "run-2.png", "portrait.png"]) == [
         *("walk", "walk", "run", "run", "")
     ]
-    assert clips_by_name(["one/0001.png", "one/0002.png", "two/0001.png"]) == ["one", "one", "two"]
-    assert clips_by_name(["anna/smile.png", "anna/frown.png"]) == ["anna", "anna"]
-    assert clips_by_name(["one/f1.png", "two/f1.png", "one/f2.png", "two/f2.png"]) == [
+    assert series_of(["one/0001.png", "one/0002.png", "two/0001.png"]) == ["one", "one", "two"]
+    assert series_of(["anna/smile.png", "anna/frown.png"]) == ["anna", "anna"]
+    assert series_of(["one/f1.png", "two/f1.png", "one/f2.png", "two/f2.png"]) == [
         *("one/f", "two/f", "one/f", "two/f")
     ]
+
+
+def test_clips_are_told_by_folders_and_people():
+    """A numbered series may be of strangers: in the folder itself it is no clip, in one of its own it was put so."""
+    assert clips_of(["IMG_0001.jpg", "IMG_0002.jpg", "a/1.jpg", "a/2.jpg"]) == ["", "", "a", "a"]
+    assert clips_of(["b/walk_1.png", "b/walk_2.png", "b/run_1.png", "b/run_2.png"]) == [
+        *("b/walk", "b/walk", "b/run", "b/run")
+    ]
+    assert clips_of(["Train/IMG_1.jpg", "Train/IMG_2.jpg", "Train/a/x.jpg"], "Train") == ["", "", "Train/a"]
+    people = ["Ann_Lee_01.jpg", "Ann_Lee_t02.jpg", "Jo_van_Berg_10.jpg"]
+    assert clips_of(people, people=True) == ["Ann_Lee_0", "Ann_Lee_0", "Jo_van_Berg_1"]
+    assert clips_of(people) == ["", "", ""]
+    assert clips_of(["IMG_01.jpg", "IMG_02.jpg", "IMG_11.jpg"], people=True) == ["", "", ""]
+
+
+def test_ten_series_or_more_are_held_out_as_wholes(tmp_path):
+    for i in range(10):
+        for k in range(3):
+            picture(tmp_path / f"walk{'abcdefghij'[i]}_{k}.png", (8, 8))
+    train, val = ({file[:5] for file in open_data(str(tmp_path), 8, split).files} for split in ("train", "val"))
+    assert len(train) == 9 and len(val) == 1 and not train & val
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAIN", "VAL"), ("Training", "Testing"), ("train", "Valid")])
+def test_parts_are_found_in_any_capitalisation(tmp_path, names):
+    for name in names:
+        for i in range(2):
+            picture(tmp_path / name / f"{name}{i}.png")
+    train, val = (open_data(str(tmp_path), 8, split) for split in ("train", "val"))
+    assert train.files == [f"{names[0]}/{names[0]}{i}.png" for i in range(2)] and set(train.clips) == {""}
+    assert val.files == [f"{names[1]}/{names[1]}{i}.png" for i in range(2)]
+
+
+def test_two_capitalisations_of_a_part_are_one_line(tmp_path):
+    for name in ("Train", "train", "val"):
+        picture(tmp_path / name / "a.png")
+    with pytest.raises(UserError) as error:
+        open_data(str(tmp_path), 8)
+    one_line(error, "Train and train")
 
 
 def test_real_animals(real_data):

@@ -109,6 +109,29 @@ def test_csv_rows_without_a_file_are_named(tmp_path, caplog):
     assert any("gone.png" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("name", ["IMG_{:04d}.jpg", "{:d}.jpg", "img_{:02d}.jpg", "walk/{:03d}.jpg"])
+def test_a_numbered_series_can_be_trained_with_and_evaluated_on(tmp_path, name):
+    """Labelled photographs are called what a camera calls them, and one series is no reason to refuse them."""
+    files = [name.format(i) for i in range(24)]
+    for file in files:
+        picture(tmp_path / file)
+    landmark_csv(tmp_path / "landmarks.csv", [[file, 40, 30, 1, 2] for file in files], 1)
+    train, val = (open_data(str(tmp_path), 16, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (22, 2) and not set(train.files) & set(val.files)
+    assert sorted(open_data(str(tmp_path), 16, "all").files) == sorted(files)
+
+
+def test_no_person_is_in_both_parts(tmp_path):
+    files = [
+        f"{person}_{clip}{frame}.jpg" for person in ("Ann_Lee", "Bo_Ek", "Cy_Ng") for clip in "01" for frame in "12"
+    ]
+    for file in files:
+        picture(tmp_path / file)
+    landmark_csv(tmp_path / "landmarks.csv", [[file, 40, 30, 1, 2] for file in files], 1)
+    train, val = ({file[:2] for file in open_data(str(tmp_path), 16, split).files} for split in ("train", "val"))
+    assert len(train) == 2 and len(val) == 1 and not train & val
+
+
 def test_real_faces(real_data):
     train, val = open_data("faces", 64), open_data("faces", 64, "val")
     assert (len(train), len(val), train.landmark_count) == (2919, 719, 68)

@@ -24,12 +24,20 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from autolink.errors import UserError, command
-from autolink.files import what_is
 from autolink.ranges import Count, Range
 from autolink.video import DEFAULT_FRAME_RATE, check_output, open_frames, write_video
 from autolink.visualize import image_grid, to_uint8
 from autolink_apps.gan.generator import ConditionalGAN
-from autolink_apps.gan.poses import SampleOptions, check_poses, draw, find_poses, is_clip, load_gan, pose_labels
+from autolink_apps.gan.poses import (
+    TABLE_SUFFIXES,
+    SampleOptions,
+    check_poses,
+    draw,
+    find_poses,
+    is_clip,
+    load_gan,
+    pose_labels,
+)
 
 SMALLEST_CELL = 128
 """Images smaller than this are enlarged: videos store colours at half the resolution."""
@@ -104,7 +112,7 @@ def enlarged(images: Tensor) -> np.ndarray:
 
 def followed_rate(path: Path) -> Fraction:
     """Frames a second of a video; of a table, which does not tell, 25."""
-    if not what_is(path).moves:
+    if path.suffix.lower() in TABLE_SUFFIXES:
         return DEFAULT_FRAME_RATE
     with open_frames(path) as frames:
         return frames.frame_rate

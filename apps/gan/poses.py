@@ -22,13 +22,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autolink.data.folder import list_files
 from autolink.devices import pick_device
 from autolink.edit import parse_moves
-from autolink.errors import UserError
-from autolink.files import what_is
+from autolink.errors import UserError, leave_out
+from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.geometry import from_pixels
-from autolink.images import IMAGE_SUFFIXES, square, why_unreadable
+from autolink.images import square, why_unreadable
 from autolink.ranges import Checked, Count, Number, Seed
 from autolink.video import open_frames
 from autolink.visualize import edge_map_image, overlay, to_uint8
@@ -160,31 +159,54 @@ def bank(gan: ConditionalGAN, order: list[int]) -> Iterator[Pose]:
 
 
 def given_poses(paths: Iterable[Path], gan: ConditionalGAN, count: int | None) -> Iterator[Pose]:
-    """Poses of images, folders of images, videos and tables; `count` of each video or table, or all."""
+    """Poses of images, folders of images, videos and tables; `count` of each video or table, or all.
+
+    Of several, those that cannot be used are named and left out.
+
+    Raises:
+        UserError: If none can be used.
+    """
+    paths, found = list(paths), False
     for path in paths:
-        if path.suffix.lower() in TABLE_SUFFIXES:
-            yield from table_poses(path, gan.config.autolink.keypoints, count)
-        else:
-            yield from detected_poses(path, gan, count)
+        is_table = path.suffix.lower() in TABLE_SUFFIXES
+        poses = (
+            table_poses(path, gan.config.autolink.keypoints, count) if is_table else detected_poses(path, gan, count)
+        )
+        try:
+            for pose in poses:
+                found = True
+                yield pose
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            leave_out(error)
+    if not found:
+        raise UserError(f"--pose {' '.join(map(str, paths))}: none can be read")
 
 
 def check_poses(paths: Iterable[Path], option: str = "pose") -> None:
     """Look at what was given for poses before a model is loaded or a folder is made.
 
     Raises:
-        UserError: If there is nothing, or nothing that can hold a pose.
+        UserError: If something is not there, or nothing can hold a pose.
     """
+    reasons = []
     for path in paths:
-        if path.is_dir():
-            if not list_files(path, path, IMAGE_SUFFIXES):
-                raise UserError(f"--{option} {path}: no images in this folder")
-        elif not path.exists():
+        if not path.exists():
             raise UserError(f"--{option} {path}: no such file or folder")
-        elif path.suffix.lower() not in TABLE_SUFFIXES and not what_is(path).moves:
-            reason = why_unreadable(path)
-            if reason is not None:
-                expected = "an image, a folder of images, a video, or a csv or npz of autolink detect"
-                raise UserError(f"--{option} {path}: {reason}; expected {expected}")
+        reasons.append(_why_no_pose(path))
+    if reasons and all(reasons):
+        raise UserError(f"--{option} {reasons[0]}")
+
+
+def _why_no_pose(path: Path) -> str | None:
+    """A cheap check, None if something may hold a pose."""
+    if path.is_dir():
+        return None if list_files(path, path, STILLS) else str(no_media(path, STILLS))
+    if path.suffix.lower() in TABLE_SUFFIXES or what_is(path).moves:
+        return None
+    reason, expected = why_unreadable(path), "an image, a folder of images, a video, or a csv or npz of autolink detect"
+    return None if reason is None else f"{path}: {reason}; expected {expected}"
 
 
 def is_clip(path: Path) -> bool:
@@ -217,8 +239,11 @@ def detected_poses(path: Path, gan: ConditionalGAN, count: int | None) -> Iterat
 def _frames(path: Path, count: int | None) -> Iterator[tuple[str, np.ndarray]]:
     """Names and images (H, W, 3) uint8; of a video `count`, or all."""
     if path.is_dir():
-        for file in list_files(path, path, IMAGE_SUFFIXES):
-            yield from _frames(path / file, count)
+        for file in list_files(path, path, STILLS):
+            try:
+                yield from _frames(path / file, count)
+            except UserError as error:
+                leave_out(error)
         return
     with open_frames(path) as frames:
         if not what_is(path).moves:
@@ -252,11 +277,11 @@ def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]
             raise UserError(f"--pose {path}: row {index} has {len(pixels)} keypoints, the model {keypoints}")
         if source not in seen:
             seen[source] = _look_at(path, source)
-        width, height, numbered = seen[source]
+        width, height, moves = seen[source]
         side = min(width, height)
         corner = torch.tensor([(width - side) // 2, (height - side) // 2])
         stem = Path(source).stem
-        name = f"{stem}-{number:06d}" if numbered else stem
+        name = f"{stem}-{number:06d}" if moves else stem
         yield Pose(name, from_pixels(torch.from_numpy(pixels) - corner, side, side).float())
 
 
@@ -282,7 +307,7 @@ def _read_npz(path: Path) -> list[tuple[str, int, np.ndarray]]:
 
 
 def _look_at(table: Path, source: str) -> tuple[int, int, bool]:
-    """Width and height of an image or video that a table names, as it is shown, and whether it is a video."""
+    """Width and height of an image or video that a table names, as it is shown, and whether it moves."""
     for path in (Path(source), table.parent / source):
         if path.is_file():
             with open_frames(path) as frames:

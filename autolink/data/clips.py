@@ -23,15 +23,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from autolink.data.cache import cache_folder, fingerprint, unwritable
-from autolink.data.folder import ImageFiles, held_out_split, hold_out, split_files
+from autolink.data.folder import ImageFiles, split_files
+from autolink.data.splits import ENOUGH, held_out_split, hold_out
 from autolink.errors import UserError
-from autolink.files import what_is
-from autolink.images import IMAGE_SUFFIXES, square
-from autolink.video import VIDEO_SUFFIXES, open_frames
+from autolink.files import MOVING
+from autolink.images import square
+from autolink.video import open_frames
 
 logger = logging.getLogger(__name__)
 
-_ENOUGH_TO_SPLIT = 10  # videos
 _LAYOUT = "1"  # of the cached files; a change makes all of them again
 
 Cut = Callable[[int, np.ndarray], Image.Image | None]
@@ -51,12 +51,11 @@ def open_clips(path: Path, image_size: int, split: str = "train", name: str | No
         UserError: nothing there, no videos, none that can be read, or the cache cannot be written.
     """
     if path.is_file():
-        root, videos, given = path.parent, [path.name], False
+        root, videos, given = path.parent, [path.name], None
     else:
-        root, (files, given) = path, split_files(path, split, VIDEO_SUFFIXES | IMAGE_SUFFIXES)
-        videos = [file for file in files if what_is(path / file).moves]
-    whole = given or len(videos) >= _ENOUGH_TO_SPLIT
-    if whole and not given:
+        root, (videos, given) = path, split_files(path, split, MOVING)
+    whole = given is not None or len(videos) >= ENOUGH
+    if whole and given is None:
         held_out = hold_out(videos)
         videos = [video for video, held in zip(videos, held_out, strict=True) if held == held_out_split(split)]
 

@@ -5,7 +5,7 @@ likelihood of each body part in pixels (pixel i spans [i, i + 1)); an empty fiel
 one field (`labeled-data/video/img01.png`) or, as newer versions write it, three; it starts from the project's folder.
 
 Layout: one `CollectedData*.csv` in the project's folder, or one in each `labeled-data/VIDEO/`. Only labelled images
-belong to the set. It has no splits: a tenth is held out as in any folder, by clip where there are ten or more.
+belong to the set. It has no splits: a tenth is held out as in any folder (`splits.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autolink.data.folder import ImageFiles, clips_by_name, keep_readable, split_side
+from autolink.data.folder import ImageFiles, keep_readable
+from autolink.data.splits import clips_of, split_side
 from autolink.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ def open_deeplabcut(root: Path, image_size: int, split: str = "train", name: str
         raise UserError(f"{root}: none of the {len(rows)} labelled images is there (the first: {missing[0]})")
     if missing:
         logger.warning("%s: %d of its labelled images are not there: %s", root, len(missing), ", ".join(missing))
-    clips = clips_by_name(files)
-    kept = split_side(root, files, clips, keep_readable(root, files), split)
+    clips = clips_of(files)
+    kept = split_side(root, files, keep_readable(root, files), split)
     landmarks = np.stack([rows[file] for file in files])
     return ImageFiles(name or root.resolve().name, root, files, image_size, clips=clips, landmarks=landmarks).only(kept)
 

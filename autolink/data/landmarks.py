@@ -1,38 +1,33 @@
 """Image folders with landmarks in a csv file.
 
 Layout: `train/`, `val/` with `train_landmarks.csv`, `val_landmarks.csv` beside them, or one folder of images
-with a `landmarks.csv` in it, which is split here, clip by clip. A row is `file,width,height,x0,y0,x1,y1,...`:
+with a `landmarks.csv` in it, which is split as any folder is (see `splits.py`). A row is
+`file,width,height,x0,y0,x1,y1,...`:
 the file relative to the split's folder, the size of the upright image, and landmarks in its pixels (pixel i
 spans [i, i + 1)); an empty field is an unlabelled landmark. Images without a row are kept, unlabelled.
-
-Clips: where every file is named like `First_Last_VS.jpg` or `First_Last_tVS.jpg` (one digit for the clip V,
-one for the frame S, as in frames taken from YouTube Faces), the clip is `First_Last_V`. Elsewhere as in any
-folder.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
-import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from autolink.data.folder import ImageFiles, clips_by_name, keep_readable, one_side, split_files, split_folder
+from autolink.data.folder import ImageFiles, keep_readable, split_files
+from autolink.data.splits import clips_of, split_folder, split_side
 from autolink.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_CLIP_AND_FRAME = re.compile(r"(?P<person>.+)_t?(?P<clip>\d)\d")
 
 
 def landmark_csv(root: Path, split: str) -> Path | None:
     """The csv with the landmarks of a split, or None if the folder has none."""
     folder = split_folder(root, split)
-    path = root / "landmarks.csv" if folder is None else root / f"{folder.name}_landmarks.csv"
-    return path if path.is_file() else None
+    name = "landmarks.csv" if folder is None else f"{folder.name}_landmarks.csv"
+    tables = [path for path in sorted(root.glob("*.csv")) if path.name.lower() == name.lower()]
+    return tables[0] if tables else None
 
 
 def open_landmark_folder(root: Path, image_size: int, split: str = "train", name: str | None = None) -> ImageFiles:
@@ -44,17 +39,16 @@ def open_landmark_folder(root: Path, image_size: int, split: str = "train", name
     table = landmark_csv(root, split)
     if table is None:
         raise UserError(f"{root}: has no landmark csv for {split!r}; expected {split}_landmarks.csv or landmarks.csv")
-    files, given = split_files(root, split)
-    folder = split_folder(root, split) or root
+    files, part = split_files(root, split)
+    folder = root / part if part else root
     rows = read_landmarks(table)
-    prefix = folder.relative_to(root).as_posix()
     at = {file: i for i, file in enumerate(files)}
     landmark_count = next(iter(rows.values()))[1].shape[0]
     landmarks = np.full((len(files), landmark_count, 2), np.nan, np.float32)
     sizes = np.full((len(files), 2), np.nan, np.float64)
     missing = []
     for file, (size, points) in rows.items():
-        index = at.get(file if prefix == "." else f"{prefix}/{file}")
+        index = at.get(f"{part}/{file}" if part else file)
         if index is None:
             missing.append(file)
         else:
@@ -65,12 +59,10 @@ def open_landmark_folder(root: Path, image_size: int, split: str = "train", name
         listed = ", ".join(missing)
         logger.warning("%s: %d of its files are not in %s: %s", table, len(missing), folder, listed)
 
-    clips = _clips(files)
+    clips = clips_of(files, part, people=True)
     kept = keep_readable(root, files)
-    if not given:
-        # Held out by clip, so that no scene is on both sides; a file without a clip is its own.
-        units = [clip or file for clip, file in zip(clips, files, strict=True)]
-        kept = one_side(root, kept, units, split)
+    if part is None:
+        kept = split_side(root, files, kept, split, people=True)
     name = name or root.resolve().name
     return ImageFiles(name, root, files, image_size, clips=clips, landmarks=landmarks, sizes=sizes).only(kept)
 
@@ -115,10 +107,3 @@ def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not rows:
         raise UserError(f"{path}: has a header but no rows")
     return rows
-
-
-def _clips(files: Sequence[str]) -> list[str]:
-    matches = [_CLIP_AND_FRAME.fullmatch(PurePosixPath(file).stem) for file in files]
-    if not all(matches):
-        return clips_by_name(files)
-    return [f"{match['person']}_{match['clip']}" for match in matches if match]

@@ -39,8 +39,7 @@ class FramePairs(Dataset[Pair]):
     """Each frame as the driving one, with another frame of its clip as the source.
 
     Args:
-        frames: A data set that knows its clips (`open_data`): video files, folders of frames, or images whose
-            names group into clips.
+        frames: A data set that knows its clips (`open_data`): videos, or a folder of frames for each.
         seed: Decides who is paired with whom.
 
     Raises:
@@ -58,7 +57,7 @@ class FramePairs(Dataset[Pair]):
         if not self.clips:
             raise UserError(
                 f"{frames.name}: none of its {len(frames)} images shares a clip with another, but two frames "
-                "of a clip are needed; expected videos, folders of frames, or names like walk_001.png"
+                "of a clip are needed; expected videos, or a folder of frames for each clip"
             )
         alone = len(frames) - len(self.members)
         if alone:

@@ -15,10 +15,11 @@ from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.benchmarks.afhq import open_afhq
 from autolink.data.clips import open_clips
 from autolink.data.deeplabcut import deeplabcut_tables, open_deeplabcut
-from autolink.data.folder import SPLIT_FOLDERS, open_folder
+from autolink.data.folder import open_folder
 from autolink.data.landmarks import landmark_csv, open_landmark_folder
 from autolink.data.sample import SampleSet
 from autolink.data.shards import Shards, has_shards, is_pattern, open_shards
+from autolink.data.splits import check_split
 from autolink.data.synthetic import SyntheticFigures
 from autolink.errors import UserError
 from autolink.files import MOVING, STILLS, holds, what_is
@@ -31,8 +32,8 @@ def open_data(data: str, image_size: int, split: str = "train", data_root: Path 
         data: a name or a path, see the module's text.
         image_size: side of the square images in pixels.
         split: "train"; "fit", the part on which evaluation fits its linear map, which is "train" unless the
-            benchmark has a part for it (MAFL's training images for CelebA); "val"; or "test", which is "val" where
-            there is no third part.
+            benchmark has a part for it (MAFL's training images for CelebA); "val"; "test", which is "val" where
+            there is no third part; or of a folder that is not divided "all".
         data_root: the folder in which names are looked up; `$AUTOLINK_DATA` if not given.
 
     Returns:
@@ -41,8 +42,7 @@ def open_data(data: str, image_size: int, split: str = "train", data_root: Path 
     Raises:
         UserError: an unknown name or split, nothing at the path, nothing in it that can be read.
     """
-    if split not in SPLIT_FOLDERS:
-        raise UserError(f"split {split!r} is unknown; expected one of {', '.join(SPLIT_FOLDERS)}")
+    check_split(split)
     if data == "synthetic":
         return SyntheticFigures(image_size, split)
     if is_pattern(data):
@@ -163,10 +163,12 @@ def _contents(root: Path) -> str:
 
 
 def _open_path(path: Path, image_size: int, split: str, name: str | None) -> SampleSet | Shards:
-    if path.is_file():
-        if what_is(path).moves:
+    if not path.is_dir():
+        what = what_is(path)
+        if what.moves:
             return open_clips(path, image_size, split, name)
-        raise UserError(f"{path}: is a file that is no video; expected a video, or a folder of images or videos")
+        found = f", but {what.name}" if what.name else ""
+        raise UserError(f"{path}: is a file that is no video{found}; expected a video, or a folder of images or videos")
     if landmark_csv(path, split) is not None:
         return open_landmark_folder(path, image_size, split, name)
     if deeplabcut_tables(path):

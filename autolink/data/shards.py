@@ -33,10 +33,11 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from autolink.data.cache import cached_array
-from autolink.data.folder import list_files, split_folder
 from autolink.data.sample import Sample
+from autolink.data.splits import split_folder
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES, load_square
+from autolink.files import list_named, what_of
+from autolink.images import load_square
 
 BLOCK = 1024
 """Samples of a shard that are shuffled together; a lane holds them encoded."""
@@ -64,7 +65,7 @@ def is_pattern(data: str) -> bool:
 
 def has_shards(folder: Path) -> bool:
     """Whether a folder holds tar files."""
-    return bool(list_files(folder, folder, frozenset({".tar"})))
+    return bool(list_named(folder, folder, ".tar"))
 
 
 def open_shards(data: str | Path, image_size: int, split: str = "train", name: str | None = None) -> Shards | HeldOut:
@@ -82,7 +83,7 @@ def open_shards(data: str | Path, image_size: int, split: str = "train", name: s
     folder = Path(data).expanduser()
     if folder.is_dir():
         part = split_folder(folder, split)
-        urls = [str(folder / file) for file in list_files(folder, part or folder, frozenset({".tar"}))]
+        urls = [str(folder / file) for file in list_named(folder, part or folder, ".tar")]
     else:
         part, urls = None, _expand(str(data))
     if part is None:
@@ -188,7 +189,7 @@ class ShardBatches(IterableDataset[Sample]):
                     skip, empty, samples = max(0, skip - len(block)), False, samples + len(block)
                 sample_count(url, known=samples)
             if empty:
-                raise UserError(f"{self.shards.name}: no images in {url}; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+                raise UserError(f"{self.shards.name}: no images in {url}; expected files such as 000.jpg")
 
     def _batch(self, encoded: list[Encoded]) -> Any:
         """Decoded and stacked; the place of an image that cannot be decoded is taken by another of the batch."""
@@ -230,7 +231,7 @@ def read_shard(url: str) -> Iterator[Encoded]:
         if _is_file(url) and _cut_off(Path(url)):
             raise tarfile.ReadError("it is cut off")
         for sample in _webdataset().tariterators.tarfile_samples([{"url": url}]):
-            images = [key for key in sample if f".{key.rpartition('.')[2]}" in IMAGE_SUFFIXES]
+            images = [key for key, value in sample.items() if isinstance(value, bytes) and _is_image(key, value)]
             if images:  # of several, such as jpg and mask.png, the one of the shortest name
                 yield Encoded(f"{url}/{sample['__key__']}", sample[min(images, key=len)])
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
@@ -239,6 +240,10 @@ def read_shard(url: str) -> Iterator[Encoded]:
         reason = getattr(error, "strerror", None) or " ".join(str(error.args[0] if error.args else error).split())
         reason = "fetching it failed" if failed else reason
         raise UserError(f"{url}: cannot be read as a tar file ({reason}); check the name, or get it again") from error
+
+
+def _is_image(key: str, value: bytes) -> bool:
+    return what_of(io.BytesIO(value), f"x.{key}").kind == "still"
 
 
 def sample_count(url: str, known: int | None = None) -> int:

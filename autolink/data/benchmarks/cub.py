@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, warn_once, whole_images
-from autolink.data.folder import ImageFiles, held_out_split
+from autolink.data.folder import ImageFiles
+from autolink.data.splits import held_out_split
 from autolink.errors import UserError
 
 PARTS = (

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, place, require_images
-from autolink.data.folder import ImageFiles, held_out_split
+from autolink.data.folder import ImageFiles
+from autolink.data.splits import held_out_split
 from autolink.errors import UserError
 
 JOINTS = (

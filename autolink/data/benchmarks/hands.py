@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, whole_images
-from autolink.data.folder import ImageFiles, held_out_split, hold_out
+from autolink.data.folder import ImageFiles
+from autolink.data.splits import held_out_split, hold_out
 from autolink.errors import UserError
 
 _COLUMNS = ("id", "aspectOfHand", "imageName")

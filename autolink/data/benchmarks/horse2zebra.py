@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, warn_once
-from autolink.data.folder import ImageFiles, held_out_split, split_files
+from autolink.data.folder import ImageFiles, split_files
+from autolink.data.splits import held_out_split
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES
 
 
 def _open(name: str, domain: str, root: Path, image_size: int, split: str) -> ImageFiles:
@@ -29,7 +29,7 @@ def _open(name: str, domain: str, root: Path, image_size: int, split: str) -> Im
         require_images(root, list(chosen))
         return ImageFiles(name, root, list(chosen), image_size, mirrored=np.array(list(chosen.values())))
     warn_once(f"{name}: no {choice}: all images are used as they are; the paper kept single animals, all facing left")
-    files = [f"{folder}/{file}" for file in split_files(root / folder, split, IMAGE_SUFFIXES)[0]]
+    files = [f"{folder}/{file}" for file in split_files(root / folder, split)[0]]
     return ImageFiles(name, root, files, image_size)
 
 

@@ -31,7 +31,8 @@ from PIL import Image
 from autolink.data.benchmarks.benchmark import Benchmark, lacking
 from autolink.data.cache import cache_folder, fingerprint
 from autolink.data.clips import Cut, decode_all
-from autolink.data.folder import ImageFiles, held_out_split
+from autolink.data.folder import ImageFiles
+from autolink.data.splits import held_out_split
 from autolink.errors import UserError
 from autolink.images import TRANSPARENT, square
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES
+from autolink.files import kind_by_name
 
 
 def read_pickled_points(path: Path) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def read_pickled_points(path: Path) -> dict[str, np.ndarray]:
             values = list(_values(_InertUnpickler(file).load(), set()))
     except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read as a pickled table ({error}); get it again") from error
-    names = [value for value in values if isinstance(value, str) and Path(value).suffix.lower() in IMAGE_SUFFIXES]
+    names = [value for value in values if isinstance(value, str) and kind_by_name(value) == "still"]
     points = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 2]
     if not names or len(names) != len(points) or len({array.shape for array in points}) != 1:
         raise UserError(

@@ -21,10 +21,9 @@ import numpy as np
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, place, require_images
 from autolink.data.benchmarks.pickled_table import read_pickled_points
 from autolink.data.clips import frames_of
-from autolink.data.folder import ImageFiles, list_files
+from autolink.data.folder import ImageFiles
 from autolink.errors import UserError
-from autolink.images import IMAGE_SUFFIXES
-from autolink.video import VIDEO_SUFFIXES
+from autolink.files import MOVING, STILLS, list_files
 
 _EVALUATION = ("eval_images/taichi-256", "taichi-256")
 _VIDEO_PARTS = {"train": "train", "val": "test"}
@@ -62,10 +61,10 @@ def _open(root: Path, image_size: int, split: str) -> ImageFiles:
 
 
 def _open_videos(root: Path, part: str, image_size: int) -> ImageFiles:
-    videos = list_files(root, root / part, VIDEO_SUFFIXES)
+    videos = list_files(root, root / part, MOVING)
     if videos:
         return frames_of("taichi", root, videos, image_size)
-    frames = list_files(root, root / part, IMAGE_SUFFIXES)
+    frames = list_files(root, root / part, STILLS)
     if not frames:
         raise UserError(f"{root / part}: its folders hold no frames; expected folders of .png, or videos")
     clips = [PurePosixPath(frame).parent.as_posix() for frame in frames]

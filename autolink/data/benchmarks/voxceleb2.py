@@ -11,8 +11,10 @@ from pathlib import Path
 
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, place
 from autolink.data.clips import frames_of
-from autolink.data.folder import ImageFiles, held_out_split, hold_out, list_files
+from autolink.data.folder import ImageFiles
+from autolink.data.splits import held_out_split, hold_out
 from autolink.errors import UserError
+from autolink.files import list_named
 
 STEP = 12
 """Every how many frames one is taken; the clips have 25 a second."""
@@ -24,7 +26,7 @@ def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     test = place(root, *_TEST)
     folder = test if test is not None and held_out_split(split) else root / "dev" / "mp4"
     firsts: dict[str, str] = {}
-    for clip in list_files(root, folder, frozenset({".mp4"})):
+    for clip in list_named(root, folder, ".mp4"):
         firsts.setdefault(clip.rsplit("/", 1)[0], clip)
     videos = list(firsts.values())
     if not videos:

@@ -1,0 +1,168 @@
+"""Parts of a data set, and what in it belongs together: one rule for all data that have no rule of their own.
+
+Parts. A folder with `train/` (or `training/`) and `val/` (or `valid/`, `validation/`, `test/`, `testing/`), in any
+capitalisation, is divided by those. Of any other folder a tenth is held out as "val", the same on every machine (by a
+hash of names), and "train" is the rest. "fit", the part on which evaluation fits its linear map, is "train"; some
+benchmarks have a part of its own. "all" is what is not divided.
+
+Clips. Pictures of one sub-folder are one clip; of a sub-folder with several numbered series (`walk_001.png`,
+`run_001.png`, …) each series is. Numbered pictures that lie together directly in the folder are *no* clip: they may be
+photographs (`IMG_0001.jpg`) of different individuals, which must not be taken for one. Whoever has frames gives each
+clip a sub-folder. Every video is a clip.
+
+What is held out together. Where there are ten clips or series or more, whole ones are held out, since frames of one
+would be nearly the same images on both sides; of fewer, single images are.
+
+People. Where every file of a set with landmarks is named like `First_Last_VS.jpg` or `First_Last_tVS.jpg` (one digit
+for the clip V, one for the frame S, as in frames taken from YouTube Faces), the clip is `First_Last_V`, and whole
+people are held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from autolink.errors import UserError
+
+ENOUGH = 10
+"""Of so many clips, series or videos whole ones are held out."""
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "fit": ("train", "training"),
+    "val": ("val", "valid", "validation", "test", "testing"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+    "all": (),
+}
+_PERSON_CLIP_FRAME = re.compile(r"(?P<person>[^\W\da-z_]\D*_[^\W\da-z_][^\d_]*)_t?(?P<clip>\d)\d")
+
+
+def check_split(split: str) -> None:
+    """Refuse a word that is no split.
+
+    Raises:
+        UserError: it is none.
+    """
+    if split not in SPLIT_FOLDERS:
+        raise UserError(f"split {split!r} is unknown; expected one of {', '.join(SPLIT_FOLDERS)}")
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The sub-folder that holds a split, or None if the folder is not divided into splits.
+
+    Raises:
+        UserError: an unknown split, or two sub-folders of one name in different capitalisation.
+    """
+    check_split(split)
+    folders: dict[str, Path] = {}
+    known = {name for names in SPLIT_FOLDERS.values() for name in names}
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        name = path.name.lower()
+        if name in known and path.is_dir():
+            if name in folders:
+                raise UserError(f"{root}: has {folders[name].name} and {path.name}; keep one of them, or join them")
+            folders[name] = path
+
+    def first(split: str) -> Path | None:
+        return next((folders[name] for name in SPLIT_FOLDERS[split] if name in folders), None)
+
+    return first(split) if first("train") and first("val") else None
+
+
+def split_side(root: Path, files: Sequence[str], indices: Sequence[int], split: str, people: bool = False) -> list[int]:
+    """Which of some files of a folder without splits of its own belong to a split (see the module's text).
+
+    Args:
+        root: the folder, for the message.
+        files: all files, relative to it.
+        indices: the files to choose from.
+        split: "train", "fit", "val", "test" or "all".
+        people: whether names may say who is shown, as in sets with landmarks.
+
+    Raises:
+        UserError: none does.
+    """
+    if split == "all":
+        return list(indices)
+    held_out = hold_out(_held_out_together([files[i] for i in indices], people))
+    side = [i for i, held in zip(indices, held_out, strict=True) if held == held_out_split(split)]
+    if not side:
+        raise UserError(f"{root}: holds one image, too few to hold any out for {split!r}")
+    return side
+
+
+def held_out_split(split: str) -> bool:
+    """Whether a split is a held-out one."""
+    return split not in ("train", "fit")
+
+
+def hold_out(units: Sequence[str]) -> list[bool]:
+    """Which items to keep from training: those of a tenth of the units (file or clip names), chosen by hash.
+
+    All items of a unit go to the same side. Of two units or more at least one is held out.
+    """
+
+    def rank(unit: str) -> bytes:
+        return hashlib.blake2b(unit.encode("utf-8", "surrogateescape")).digest()
+
+    ranked = sorted(set(units), key=rank)
+    count = max(1, round(len(ranked) / 10)) if len(ranked) > 1 else 0
+    held = set(ranked[len(ranked) - count :])
+    return [unit in held for unit in units]
+
+
+def clips_of(files: Sequence[str], folder: str | None = None, people: bool = False) -> list[str]:
+    """The clip of each file as far as names tell, "" if unknown (see the module's text).
+
+    Args:
+        files: paths with forward slashes.
+        folder: the sub-folder with a split that they all lie in, if they do; it says nothing of clips.
+        people: whether names may say who is shown, as in sets with landmarks.
+    """
+    named = _people(files) if people else None
+    if named is not None:
+        return [f"{person}_{clip}" for person, clip in named]
+    together = "" if folder is None else folder
+    return ["" if _folder(file) == together else series for file, series in zip(files, series_of(files), strict=True)]
+
+
+def series_of(files: Sequence[str]) -> list[str]:
+    """What each file may be one of many of: its numbered series if others are of it, else its folder.
+
+    Pictures of a series may resemble each other, so an error measured on one says little about the others; they need
+    not be of one individual, see `clips_of`.
+    """
+    families = [_family(file) for file in files]
+    shared = Counter(families)
+    return [family if shared[family] > 1 else _folder(file) for file, family in zip(files, families, strict=True)]
+
+
+def _held_out_together(files: Sequence[str], people: bool) -> list[str]:
+    """To which unit each file belongs, of which whole ones are held out."""
+    named = _people(files) if people else None
+    if named is not None:
+        coarsest = ([person for person, _ in named], [f"{person}_{clip}" for person, clip in named])
+        return next((units for units in coarsest if len(set(units)) > 1), list(files))
+    series = series_of(files)
+    return [one or file for one, file in zip(series, files)] if len(set(series)) >= ENOUGH else list(files)
+
+
+def _people(files: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Person and clip of each file, if all names say them."""
+    matches = [_PERSON_CLIP_FRAME.fullmatch(PurePosixPath(file).stem) for file in files]
+    return [(match["person"], match["clip"]) for match in matches if match] if all(matches) else None
+
+
+def _folder(file: str) -> str:
+    parent = PurePosixPath(file).parent.as_posix()
+    return "" if parent == "." else parent
+
+
+def _family(file: str) -> str:
+    path = PurePosixPath(file)
+    stem = path.stem.rstrip("0123456789").rstrip("_-. ")
+    # A name that is nothing but a number says nothing about its clip; its folder does.
+    return f"{_folder(file)}/{stem}".lstrip("/") if stem else _folder(file)
