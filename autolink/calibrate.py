@@ -32,8 +32,9 @@ from autolink.errors import UserError, command
 from autolink.geometry import from_pixels, to_pixels
 from autolink.metrics import apply_linear
 from autolink.model import AutoLink, centre_square, load
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked, Count
-from autolink.weights import read_header, read_tensors, write_model
+from autolink.weights import own_file, read_header, read_tensors, write_model
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,10 @@ def calibrate(options: Options) -> tuple[Path, str]:
     Raises:
         UserError: If model or data cannot be used, or too few images are labelled.
     """
+    path = options.output or _beside(options.model)
+    if path.suffix != ".safetensors":  # else a mistyped name could be one of the images or tables
+        raise UserError(f"--output {path}: expected a file name ending in .safetensors")
+    refuse_inputs([path], [own_file(options.model)])
     model = load(options.model, pick_device(options.device))
     data, names = _open_labelled(options, model.config.image_size)
     units = _units(data)
@@ -210,7 +215,6 @@ def calibrate(options: Options) -> tuple[Path, str]:
         logger.warning("left out, labelled on fewer than %d images: %s", MIN_LABELS, left_out)
     names = [name for name, kept in zip(names, enough) if kept]
     fitted = fit(keypoints, landmarks[:, torch.tensor(enough)], units)
-    path = options.output or _beside(options.model)
     config = {"names": names, "detector": fingerprint(model)}
     metadata = {
         "model": options.model,

@@ -28,6 +28,7 @@ from torch import Tensor
 from autolink.edges import LEARNING_RATE_FACTOR
 from autolink.errors import UserError, command
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked
 
 IMAGE_SIZE = 128
@@ -54,6 +55,7 @@ def convert(checkpoint: Path, output: Path) -> AutoLink:
     """
     if output.suffix != ".safetensors":
         raise UserError(f"--output {output}: expected a file name ending in .safetensors")
+    refuse_inputs([output], [checkpoint])
     content = _read(checkpoint)
     options, state = content["hyper_parameters"], content["state_dict"]
     if options["image_size"] != IMAGE_SIZE:

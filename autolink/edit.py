@@ -30,8 +30,10 @@ from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.images import load_square
 from autolink.model import AutoLink, load
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked
 from autolink.visualize import image_grid, overlay, save_png, to_uint8
+from autolink.weights import own_file
 
 CELLS = 16
 """Patches a side, as in training."""
@@ -139,6 +141,7 @@ def main() -> None:
     options = tyro.cli(Options, prog="autolink edit", description=__doc__)
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: expected a file name ending in .png")
+    refuse_inputs([options.output], [options.image, options.appearance, own_file(options.model)])
     model = load(options.model, pick_device(options.device))
     movement = parse_moves(options.move, model.config.keypoints)
     image = _read(options.image, model)

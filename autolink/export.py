@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from autolink.errors import UserError, command
 from autolink.model import MAX_DETECTOR_SIZE, AutoLink, load
-from autolink.outputs import replacing
+from autolink.outputs import refuse_inputs, replacing
 from autolink.ranges import Checked
+from autolink.weights import own_file
 
 TOLERANCE = 1e-4
 """Largest difference between onnxruntime and torch that is rounding."""
@@ -119,6 +120,7 @@ def _check(model: AutoLink, session: Any, path: Path) -> None:
 def main() -> None:
     """Entry point of `autolink export`."""
     options = tyro.cli(Options, prog="autolink export", description=__doc__)
+    refuse_inputs([options.output], [own_file(options.model)])
     path = export_onnx(load(options.model), options.output)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), within {TOLERANCE:g} of the model in onnxruntime")
 

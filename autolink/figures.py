@@ -34,7 +34,7 @@ from autolink.graph import (
     strongest_edges,
 )
 from autolink.model import AutoLink, load
-from autolink.outputs import write_json
+from autolink.outputs import refuse_inputs, write_json
 from autolink.plots import edge_matrix_figure, save_figure, training_figure
 from autolink.ranges import Checked, Count, NotNegative, Range, Thickness
 from autolink.visualize import draw_graph, draw_points, image_grid, save_png, to_uint8
@@ -92,6 +92,7 @@ def figures(options: Options) -> list[Path]:
     """
     if options.model is None and not options.runs:
         raise UserError("nothing to draw: give --model with --data, or --runs with folders of training runs")
+    refuse_inputs([options.output], [options.data])
     written = []
     if options.runs:
         written.append(save_figure(training_figure(options.runs), options.output / "training.png"))

@@ -45,6 +45,8 @@ _SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys((".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"), "video"),  # not .ts, which is a program, too
 }
 _UNFINISHED = frozenset({".part", ".partial", ".crdownload", ".download", ".completing", ".tmp"})
+_RUN = {"config.json", "log.jsonl"}  # in the folder of a training
+_TABLES = {"keypoints.csv", "keypoints.npz", "coordinates.npz", "deeplabcut"}  # beside overlays of detect
 _OF_THE_SYSTEM = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 # What the boxes of ISO files call their contents; all other brands are videos.
@@ -154,7 +156,9 @@ def picture_formats() -> tuple[str, ...]:
     return tuple(name for name in _PICTURES if _opens(name))
 
 
-def list_files(root: Path, folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> list[str]:
+def list_files(
+    root: Path, folder: Path, kinds: tuple[Kind, ...], nested: bool = True, output: Path | None = None
+) -> list[str]:
     """Files of a folder that are of one of the kinds; what is left out is named once a process, with its number.
 
     Args:
@@ -162,12 +166,13 @@ def list_files(root: Path, folder: Path, kinds: tuple[Kind, ...], nested: bool =
         folder: the folder.
         kinds: `STILLS`, `MOVING` or `MEDIA`.
         nested: its sub-folders as well.
+        output: a folder into which the present command writes; what lies in it is left out.
 
     Returns:
         Sorted paths relative to `root`, with forward slashes.
     """
     found, left_out = [], Counter()
-    for path in walk(folder, nested):
+    for path in walk(folder, nested, output):
         what = _listed(path)
         if what.kind in kinds:
             found.append(path.relative_to(root).as_posix())
@@ -188,15 +193,26 @@ def holds(folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> bool:
     return any(_listed(path).kind in kinds for path in walk(folder, nested))
 
 
-def walk(folder: Path, nested: bool = True) -> Iterator[Path]:
-    """Files of a folder and its sub-folders; follows links, but not in circles, and leaves out what is hidden."""
-    seen = set()
+def walk(folder: Path, nested: bool = True, output: Path | None = None) -> Iterator[Path]:
+    """Files of a folder and its sub-folders; follows links, but not in circles, and leaves out what is hidden.
+
+    What commands wrote below it is left out as well: training runs, overlays of detect, and what lies in `output`, into
+    which the present command writes.
+    """
+    seen = set() if output is None else {os.path.realpath(output)} - {os.path.realpath(folder)}
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
+        if here != os.fspath(folder) and set(names) >= _RUN:
+            _name_written(real, "a training run")
+            folders.clear()
+            continue
+        if "overlays" in folders and _TABLES & {*names, *folders}:
+            _name_written(os.path.join(real, "overlays"), "pictures that autolink detect drew")
+            folders.remove("overlays")
         folders[:] = sorted(name for name in folders if not _hidden(name)) if nested else []
         yield from (Path(here, name) for name in sorted(names) if not _hidden(name))
 
@@ -319,6 +335,11 @@ def _opens(name: str) -> bool:
             if name == "HEIF":
                 plugin.register_heif_opener()
     return name in Image.OPEN
+
+
+@cache  # a folder is walked several times
+def _name_written(folder: str, what: str) -> None:
+    logger.warning("%s: left out, since it is %s", folder, what)
 
 
 _named: set[tuple[Path, tuple[Kind, ...]]] = set()

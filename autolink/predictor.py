@@ -28,11 +28,13 @@ from autolink.files import MEDIA, list_files, no_media, what_is
 from autolink.geometry import from_pixels
 from autolink.inference import Precision, fold, half_precision
 from autolink.model import AutoLink, centre_to_image, load
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
 from autolink.video import FrameSource, VideoFrame, VideoWriter, open_frames
 from autolink.visualize import mark, overlay, save_png
+from autolink.weights import own_file
 
 
 @dataclass
@@ -133,7 +135,11 @@ def detect(options: Options) -> Tables:
     """
     if not options.inputs:
         raise UserError("nothing to find keypoints in; name images, folders of images or videos")
-    sources = _expand(options.inputs)
+    sources = _expand(options.inputs, options.output)
+    refuse_inputs(
+        [_overlay_path(options.output, source) for source in sources if options.overlays],
+        [*(source.path for source in sources), options.calibration, own_file(options.model)],
+    )
     model = load(options.model, pick_device(options.device))
     calibration = Calibration.load(options.calibration, model) if options.calibration else None
     model = fold(model)
@@ -168,13 +174,15 @@ def _detect_source(
 ) -> None:
     """Detect in one image or video, into the tables and, if wanted, as a picture or a video."""
     with ExitStack() as stack:
-        drawn = options.output / "overlays" / source.name if options.overlays else None
+        drawn = _overlay_path(options.output, source) if options.overlays else None
         writer = None
         stream = detect_stream(model, frames, options.batch_size, options.precision)
         if source.moves:
             progress.total += frames.frame_count or 0
             if drawn is not None:
-                writer = stack.enter_context(_overlay_video(drawn, frames))
+                sound = frames.path if frames.has_audio else None
+                size = frames.width, frames.height
+                writer = stack.enter_context(VideoWriter(drawn, *size, frames.frame_rate, sound))
             if options.smooth:
                 stream = smoothed(stream)
         if calibration is not None:
@@ -186,7 +194,7 @@ def _detect_source(
                 continue
             picture = _draw(found, model, calibration.names if calibration else (), options.numbered)
             if writer is None:
-                save_png(drawn.with_name(f"{drawn.name}.png"), picture)
+                save_png(drawn, picture)
             else:
                 writer.write(picture.permute(1, 2, 0).numpy(), found.time)
 
@@ -202,11 +210,10 @@ def _as_far_as_possible(stream: Iterable[Detection]) -> Iterator[Detection]:
         leave_out(UserError(f"{error} (its first {count} frames are done)" if count else str(error)))
 
 
-def _overlay_video(drawn: Path, frames: FrameSource) -> VideoWriter:
-    """A video beside which the overlays of `frames` are written, with its sound."""
-    drawn.parent.mkdir(parents=True, exist_ok=True)
-    sound = frames.path if frames.has_audio else None
-    return VideoWriter(drawn.with_name(f"{drawn.name}.mp4"), frames.width, frames.height, frames.frame_rate, sound)
+def _overlay_path(output: Path, source: Source) -> Path:
+    """The picture or video of the graph over a source."""
+    drawn = output / "overlays" / source.name
+    return drawn.with_name(f"{drawn.name}.{'mp4' if source.moves else 'png'}")
 
 
 def _draw(found: Detection, model: AutoLink, names: Sequence[str], numbered: bool) -> Tensor:
@@ -218,8 +225,8 @@ def _draw(found: Detection, model: AutoLink, names: Sequence[str], numbered: boo
     return mark(drawn, found.landmarks.xy, names if numbered else ())
 
 
-def _expand(inputs: Iterable[Path]) -> list[Source]:
-    """Every image and video that the inputs name; those of one recording follow each other.
+def _expand(inputs: Iterable[Path], output: Path) -> list[Source]:
+    """Every image and video that the inputs name, but for those in `output`; those of one recording follow each other.
 
     Raises:
         UserError: If an input does not exist, or a folder has neither images nor videos.
@@ -230,7 +237,7 @@ def _expand(inputs: Iterable[Path]) -> list[Source]:
     for given in inputs:
         if not given.exists():
             raise UserError(f"no such file or folder: {given}")
-        files = list_files(given, given, MEDIA) if given.is_dir() else [given.name]
+        files = list_files(given, given, MEDIA, output=output) if given.is_dir() else [given.name]
         if not files:
             raise no_media(given, MEDIA)
         root = given if given.is_dir() else given.parent

@@ -32,11 +32,11 @@ from autolink.data.registry import find_data
 from autolink.data.shards import Shards, is_pattern
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
-from autolink.outputs import write_json, write_text
+from autolink.outputs import refuse_inputs, write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.runs import LOG, claim, difference, identity, read_log, release, weights_identity
 from autolink.visualize import save_png
-from autolink.weights import header_part, read_metadata, read_tensors, write_safetensors
+from autolink.weights import header_part, own_file, read_metadata, read_tensors, write_safetensors
 
 CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
 MAY_CHANGE = {
@@ -140,6 +140,8 @@ def _enter(options: RunOptions, fixed: Collection[str]) -> None:
     has_checkpoint = (options.output / CHECKPOINT).is_file()
     if options.resume and not has_checkpoint:
         raise UserError(f"--resume: there is no {CHECKPOINT} in {options.output}; leave --resume out to start a run")
+    begun_with = [own_file(getattr(options, name, None)) for name in MODEL_OPTIONS]
+    refuse_inputs([options.output, options.output / "model.safetensors"], [options.data, *begun_with])
     note = note_of(options)
     claim(options.output)
     try:

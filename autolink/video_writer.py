@@ -26,6 +26,7 @@ from av.video.reformatter import VideoReformatter
 from autolink import media
 from autolink.errors import UserError
 from autolink.gif import write_gif
+from autolink.outputs import refuse_inputs
 from autolink.video_output import FrameOutput, require_same
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class VideoWriter(FrameOutput):
         self._kind = _KINDS[self.path.suffix.lower()]
         ticks = math.lcm(_TICKS, self.frame_rate.numerator)
         self._second = ticks if ticks <= _MOST_TICKS else _TICKS  # in ticks
+        refuse_inputs([path], [audio_from])
         self._soundtrack = self._kind.sound and media.Soundtrack.of(audio_from, self._kind.sound, audio_start)
         self._settings["encoder"] = f"{self._kind.encoder} of PyAV {av.__version__}"
         self._part, self._rest = (self.path.with_name(self.path.name + end) for end in (".part", ".part2"))

@@ -228,6 +228,13 @@ def resolve(source: str | Path) -> Path:
     return _from_hub(str(source))
 
 
+def own_file(source: str | Path | None) -> Path | None:
+    """The file of a model that is the user's own, which no output may replace; of a shipped one, none that exists."""
+    if source is None:
+        return None
+    return _only_model(Path(source)) if Path(source).is_dir() else Path(source)
+
+
 def _only_model(folder: Path) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     preferred = folder / "model.safetensors"

@@ -20,6 +20,7 @@ from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.outputs import replacing, write_json
 from autolink.train import BANK, poses_of
 from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_model
 
@@ -56,10 +57,11 @@ def add(options: Options) -> dict[str, Any]:
     tensors = read_tensors(options.file)
     if options.poses is not None:
         tensors |= bank(options.file, options.poses)
-    write_model(path, tensors, **header, half=True)
-    if path.stat().st_size > LIMIT:
-        path.unlink()
-        raise UserError(f"{options.file} takes more than {LIMIT // 10**6} MB as float16; train with a smaller --width")
+    with replacing(path) as part:
+        write_model(part, tensors, **header, half=True)
+        if part.stat().st_size > LIMIT:
+            smaller = "train with a smaller --width"
+            raise UserError(f"{options.file} takes more than {LIMIT // 10**6} MB as float16; {smaller}")
     made = header["metadata"]
     entry = {
         "file": path.name,
@@ -74,7 +76,7 @@ def add(options: Options) -> dict[str, Any]:
         "metric": json.loads(options.metric),
     }
     entries = {**manifest(), options.name: entry}
-    (pretrained_folder() / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n")
+    write_json(pretrained_folder() / "manifest.json", entries)
     return entry
 
 

@@ -167,6 +167,9 @@ def test_names_come_from_the_csv_of_deeplabcut(peaked: Path, tmp_path: Path) -> 
 
 def test_mistakes_get_one_line(peaked: Path, labelled: Path, tmp_path: Path, tiny_file: Path) -> None:
     path, _ = calibrate(Options(str(peaked), str(labelled), tmp_path / "c.safetensors"))
+    for wrong, said in ((labelled / "landmarks.csv", "ending in .safetensors"), (peaked, "is an input")):
+        with pytest.raises(UserError, match=said):
+            calibrate(Options(str(peaked), str(labelled), wrong))
     with pytest.raises(UserError, match="another model"):
         Calibration.load(path, load(tiny_file))
     with pytest.raises(UserError, match="expected a file from autolink calibrate"):

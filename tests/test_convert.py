@@ -232,5 +232,7 @@ def test_unfit_files_get_one_line(state: dict[str, Tensor], tmp_path: Path) -> N
     assert "size mismatch" in refused(checkpoint(state | {"decoder.conv.weight": torch.zeros(3, 5, 3, 3)}))
     assert "256²" in refused(checkpoint(state, image_size=256))
     assert ".safetensors" in refused(whole, output="model.pt")
+    (tmp_path / "linked.safetensors").hardlink_to(tmp_path / "x.ckpt")
+    assert "is an input and would be overwritten" in refused(whole, output="linked.safetensors")
     with pytest.raises(UserError, match="no such file"):
         convert(tmp_path / "nothing.ckpt", tmp_path / "m.safetensors")

@@ -90,11 +90,18 @@ def test_the_command(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert str(out) in capsys.readouterr().out
     assert Image.open(out).size == (4 * 256 + 3 * 2, 256)
 
+    linked = tmp_path / "linked.png"
+    linked.symlink_to(out)
+    before = out.read_bytes()
     for wrong in (
         ("--move", "9:0,0"),
         ("--move", "1:0,0", "--output", "x.jpg"),
         ("--move", "1:0,0", "--image", out.parent),
+        ("--move", "1:0,0", "--image", out, "--output", out),
+        ("--move", "1:0,0", "--appearance", out, "--output", out),
+        ("--move", "1:0,0", "--image", out, "--output", linked),
     ):
         with pytest.raises(SystemExit) as stopped:
             run(*wrong)
         assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert out.read_bytes() == before

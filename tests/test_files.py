@@ -11,6 +11,7 @@ from data_files import one_line, picture
 from PIL import Image
 
 from autolink.errors import UserError
+from autolink.files import STILLS, list_files
 from autolink.media import open_container
 from autolink.video import open_frames, write_video
 
@@ -60,3 +61,25 @@ def test_a_pattern_is_a_name(tmp_path: Path, name: str) -> None:
         assert [frame.image.mean() for frame in frames] == [10]
     with pytest.raises(av.error.FFmpegError):
         open_container(tmp_path / name)
+
+
+def test_what_commands_wrote_below_a_folder_is_no_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def files(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+    def listed(folder: str = "", output: Path | None = None) -> list[str]:
+        return list_files(tmp_path, tmp_path / folder, STILLS, output=output)
+
+    files("a.png", "b/c.png", "overlays/mine.png")
+    own = ["a.png", "b/c.png", "overlays/mine.png"]
+    assert listed() == own
+    files("run/config.json", "run/log.jsonl", "run/samples/s.png", "b/found/keypoints.csv", "b/found/overlays/c.png")
+    assert listed() == listed() == own
+    named = [f"{tmp_path / 'b/found/overlays'}: left out", f"{tmp_path / 'run'}: left out"]
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == named
+    assert listed("run") == ["run/samples/s.png"]  # if it is asked for
+    files("sampled/grid.png")
+    assert listed(output=tmp_path / "b/../sampled") == own
+    assert listed(output=tmp_path) == [*own, "sampled/grid.png"]

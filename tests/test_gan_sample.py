@@ -167,6 +167,19 @@ def test_grid_is_the_mode_without_one(
         assert (tmp_path / "named" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+def test_a_second_grid_in_a_folder_of_the_poses_is_the_first(
+    gan_file: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "poses").mkdir()
+    photo.rename(tmp_path / "poses" / "photo.png")
+    output = tmp_path / "poses" / "out"
+    written = []
+    for _ in range(2):
+        run(monkeypatch, "--model", gan_file, "--pose", output.parent, "--columns", 2, "--output", output)
+        written.append({file.name: file.read_bytes() for file in output.iterdir()})
+    assert written[0] == written[1] and set(written[0]) == {"grid.png", "photo_00.png", "photo_01.png"}
+
+
 def test_interpolation_loops_through_what_is_given() -> None:
     points = torch.randn(3, 4, 2)
     found = torch.stack(list(animate.loop(points, 5, "points")))
@@ -338,6 +351,15 @@ def test_onnx_paints_what_the_model_paints(gan_file: Path, gan: ConditionalGAN, 
         (("project", "--image", "gone.png"), "--image gone.png: no such file"),
         (("project", "--image", "photo.png", "--steps", "0"), "--steps 0"),
         (("project", "--image", "photo.png", "--move", "1"), "--move 1: expected"),
+        (("mix", "--pose", "photo.png", "--output", "photo.png"), "photo.png is an input and would be overwritten"),
+        (("mix", "--pose", ".", "--output", "photo.png"), "photo.png is an input and would be overwritten"),
+        (
+            ("project", "--image", "photo.png", "--output", "photo.png"),
+            "photo.png is an input and would be overwritten",
+        ),
+        (("project", "--image", "photo.png", "--output", "model/model.png"), "model.safetensors is an input"),
+        (("--pose", "photo.png", ".", "--output", "."), r"\. is an input"),
+        (("--pose", "shots/grid.png", "--output", "shots"), "shots/grid.png is an input and would be overwritten"),
         (("export", "--output", "gan.bin"), "--output gan.bin: expected a file name ending in .onnx"),
     ],
 )
@@ -356,11 +378,13 @@ def test_mistakes_get_one_line_and_write_nothing(
     Path("bad.npz").write_text(json.dumps("no archive"))
     Path("gone.csv").write_text(f"source,frame,time,{four[0]}\ngone.png,0,0{four[1]}\n")
     Path("many.csv").write_text(f"source,frame,time,{two[0]}\nphoto.png,0,0{two[1]}\n")
-    before = set(tmp_path.rglob("*"))
+    Path("shots").mkdir()
+    Path("shots/grid.png").write_bytes(photo.read_bytes())
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     model = () if arguments == ("frobnicate",) else ("--model", str(gan_file))
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, *arguments, *model)
     printed = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("projecting", "\r"))]
     assert stopped.value.code == 2 and len(printed) == 1 and printed[0].startswith("error: ")
     assert re.search(said, printed[0])
-    assert set(tmp_path.rglob("*")) == before
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before

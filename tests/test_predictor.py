@@ -176,6 +176,24 @@ def test_what_ends_early_leaves_the_tables_of_the_run_before(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path not in parts} == before
 
 
+def test_a_second_run_into_a_folder_of_the_inputs_reads_what_the_first_read(model_file: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    originals = [picture(photos / "a.png", 0), picture(photos / "b" / "c.png", 1), clip(photos / "d.mp4", 2, 3)]
+    for output in (photos / "keypoints", photos / "keypoints", photos, photos, tmp_path / "elsewhere"):
+        assert detect(Options((photos,), str(model_file), output)).count == 5
+        assert set(np.load(output / "keypoints.npz")["sources"]) == set(map(str, originals))
+        assert sorted(file.name for file in (output / "overlays").rglob("*.*")) == ["a.png", "c.png", "d.mp4"]
+
+
+def test_an_overlay_does_not_replace_its_picture(model_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    photo = picture(out / "overlays" / "a.png", 0)
+    before = photo.read_bytes()
+    with pytest.raises(UserError, match=r"a.png is an input and would be overwritten"):
+        detect(Options((photo,), str(model_file), out))
+    assert photo.read_bytes() == before
+
+
 def test_a_place_that_takes_no_arrays_is_told_before_the_work(tiny: AutoLink, tmp_path: Path) -> None:
     (tmp_path / "keypoints.npz").mkdir()
     with pytest.raises(UserError, match=r"keypoints.npz: there is a folder of this name"):

@@ -93,6 +93,7 @@ def test_adding_a_model_records_it_and_refuses_a_large_one(tiny, tmp_path, monke
     monkeypatch.setattr(add, "LIMIT", 1000)
     with pytest.raises(UserError, match="smaller --width"):
         add.add(options)
+    assert (shelf / "mine.safetensors").is_file() and len(list(shelf.iterdir())) == 2  # the one of before
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -278,6 +279,11 @@ def test_mistakes_are_named(images, tmp_path):
         train(options(images, tmp_path / "run", keypoints=5, resume=True))
     with pytest.raises(UserError, match="multiple of 16"):
         train(options(images, tmp_path / "odd", image_size=50))
+    (tmp_path / "copied").mkdir()
+    model = shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "copied")
+    for given in (options(images, Path(images)), options(images, tmp_path / "copied", start_from=model)):
+        with pytest.raises(UserError, match="is an input and would be overwritten"):
+            train(given)
 
 
 def test_a_run_can_begin_with_another_model(images, tmp_path):

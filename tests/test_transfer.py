@@ -291,6 +291,8 @@ WRONG = {
     "no such frame": ("--reference", "99", "20 frames"),
     "no frame at all": ("--source-frame", "best", "best"),
     "input as output": ("--output", "b.mp4", "is an input"),
+    "link to an input as output": ("--output", "linked.mp4", "is an input"),
+    "input as motion": ("--save-motion", "linked.mp4", "is an input"),
     "unknown suffix": ("--output", "out.avi", "mp4"),
     "no batch": ("--batch-size", "0", "--batch-size"),
     "end before start": ("--end", "0", "0 <= start < end"),
@@ -307,6 +309,7 @@ def test_wrong_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     video = (clips / "b.mp4").read_bytes()
     Path("b.mp4").write_bytes(video)
+    Path("linked.mp4").hardlink_to("b.mp4")
     Path("truncated.mp4").write_bytes(video[: len(video) // 2])
     Path("text.txt").write_text("not a video")
     Path("text.mp4").write_text("not a video")

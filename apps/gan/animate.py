@@ -31,7 +31,7 @@ from autolink_apps.gan.generator import ConditionalGAN
 from autolink_apps.gan.poses import (
     TABLE_SUFFIXES,
     SampleOptions,
-    check_poses,
+    check_options,
     draw,
     find_poses,
     is_clip,
@@ -65,7 +65,7 @@ def interpolate(options: Options) -> Path:
         UserError: If model, poses or options cannot be used.
     """
     check_output(options.output)
-    check_poses(options.pose)
+    check_options(options)
     gan = load_gan(options)
     appearances, order = draw(options, gan)
     follow = options.vary == "pose" and len(options.pose) == 1 and is_clip(options.pose[0])

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autolink.errors import UserError, command
-from autolink.outputs import replacing
+from autolink.outputs import refuse_inputs, replacing
 from autolink.ranges import Number, check
+from autolink.weights import own_file
 from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
 from autolink_apps.gan.poses import ModelOptions, load_gan
 
@@ -115,5 +116,6 @@ def _inputs(gan: ConditionalGAN, count: int) -> dict[str, Tensor]:
 def main() -> None:
     """Entry point of `autolink-sample export`."""
     options = tyro.cli(Options, prog="autolink-sample export", description=__doc__)
+    refuse_inputs([options.output], [own_file(options.model)])
     path = export_onnx(load_gan(options), options.output, options.truncation)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), within {TOLERANCE:g} of the model in onnxruntime")

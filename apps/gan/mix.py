@@ -19,7 +19,7 @@ from autolink.errors import UserError, command
 from autolink.ranges import Count, Whole
 from autolink.visualize import image_grid, save_png, to_uint8
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
-from autolink_apps.gan.poses import SampleOptions, check_poses, draw, find_poses, load_gan, picture
+from autolink_apps.gan.poses import SampleOptions, check_options, draw, find_poses, load_gan, picture
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ def mix(options: Options) -> Path:
     """
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: expected a file name ending in .png")
-    check_poses(options.pose)
+    check_options(options)
     gan = load_gan(options)
     layers = gan.generator.layers
     if options.crossover > layers:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from autolink.data import open_data
 from autolink.data.sample import SampleSet, spread
 from autolink.errors import UserError, command
-from autolink.outputs import write_json
+from autolink.outputs import refuse_inputs, write_json
 from autolink.ranges import Count, Number, Seed
 from autolink.training import seeded_generator
 from autolink.visualize import image_grid, save_png, to_uint8
@@ -80,6 +80,7 @@ def neighbours(options: Options) -> Path:
     """
     gan = load_gan(options)
     data = trained_on(gan, options.data)
+    refuse_inputs([options.output], [data])
     training, held_out = (open_data(data, gan.config.image_size, part, options.data_root) for part in ("train", "val"))
     if isinstance(training, IterableDataset) or len(training) < CLOSEST:
         raise UserError(f"--data {data}: expected a folder with {CLOSEST} training images or more, and no stream")

@@ -28,10 +28,11 @@ from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.geometry import from_pixels
 from autolink.images import square, why_unreadable
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked, Count, Number, Seed
 from autolink.video import open_frames
 from autolink.visualize import edge_map_image, overlay, to_uint8
-from autolink.weights import read_tensors
+from autolink.weights import own_file, read_tensors
 from autolink_apps.gan.generator import NOISE_SIZE, STYLE_SIZE, ConditionalGAN
 
 DEFAULT_MODEL = "faces-gan"
@@ -148,7 +149,8 @@ def find_poses(options: SampleOptions, gan: ConditionalGAN, order: list[int], ev
         every: Take every frame of videos and every row of tables instead of `count` of them.
     """
     movement = parse_moves(options.move, gan.config.autolink.keypoints)
-    found = given_poses(options.pose, gan, None if every else options.count) if options.pose else bank(gan, order)
+    count = None if every else options.count
+    found = given_poses(options.pose, gan, count, options.output) if options.pose else bank(gan, order)
     for pose in found:
         yield pose._replace(keypoints=pose.keypoints + movement)
 
@@ -158,8 +160,10 @@ def bank(gan: ConditionalGAN, order: list[int]) -> Iterator[Pose]:
     return (Pose(f"pose-{number:03d}", gan.poses[number].cpu()) for number in order)
 
 
-def given_poses(paths: Iterable[Path], gan: ConditionalGAN, count: int | None) -> Iterator[Pose]:
-    """Poses of images, folders of images, videos and tables; `count` of each video or table, or all.
+def given_poses(
+    paths: Iterable[Path], gan: ConditionalGAN, count: int | None, output: Path | None = None
+) -> Iterator[Pose]:
+    """Poses of images, folders of images but for what is in `output`, videos and tables; `count` of those, or all.
 
     Of several, those that cannot be used are named and left out.
 
@@ -168,10 +172,10 @@ def given_poses(paths: Iterable[Path], gan: ConditionalGAN, count: int | None) -
     """
     paths, found = list(paths), False
     for path in paths:
-        is_table = path.suffix.lower() in TABLE_SUFFIXES
-        poses = (
-            table_poses(path, gan.config.autolink.keypoints, count) if is_table else detected_poses(path, gan, count)
-        )
+        if path.suffix.lower() in TABLE_SUFFIXES:
+            poses = table_poses(path, gan.config.autolink.keypoints, count)
+        else:
+            poses = detected_poses(path, gan, count, output)
         try:
             for pose in poses:
                 found = True
@@ -184,25 +188,42 @@ def given_poses(paths: Iterable[Path], gan: ConditionalGAN, count: int | None) -
         raise UserError(f"--pose {' '.join(map(str, paths))}: none can be read")
 
 
-def check_poses(paths: Iterable[Path], option: str = "pose") -> None:
+def inputs_of(options: SampleOptions) -> list[Path | None]:
+    """Files that are read as the options say, and folders of such."""
+    folders = [path for path in options.pose if path.is_dir()]
+    within = [path / file for path in folders for file in list_files(path, path, STILLS, output=options.output)]
+    return [*options.pose, *within, *options.appearance, own_file(options.model)]
+
+
+def check_options(options: SampleOptions) -> None:
+    """Look at what was given before a model is loaded or a folder is made.
+
+    Raises:
+        UserError: If there is nothing to take poses from, or what is written would replace what is read.
+    """
+    check_poses(options.pose, output=options.output)
+    refuse_inputs([options.output], inputs_of(options))
+
+
+def check_poses(paths: Iterable[Path], option: str = "pose", output: Path | None = None) -> None:
     """Look at what was given for poses before a model is loaded or a folder is made.
 
     Raises:
-        UserError: If something is not there, or nothing can hold a pose.
+        UserError: If something is not there, or nothing can hold a pose but in the folder `output`.
     """
     reasons = []
     for path in paths:
         if not path.exists():
             raise UserError(f"--{option} {path}: no such file or folder")
-        reasons.append(_why_no_pose(path))
+        reasons.append(_why_no_pose(path, output))
     if reasons and all(reasons):
         raise UserError(f"--{option} {reasons[0]}")
 
 
-def _why_no_pose(path: Path) -> str | None:
+def _why_no_pose(path: Path, output: Path | None) -> str | None:
     """A cheap check, None if something may hold a pose."""
     if path.is_dir():
-        return None if list_files(path, path, STILLS) else str(no_media(path, STILLS))
+        return None if list_files(path, path, STILLS, output=output) else str(no_media(path, STILLS))
     if path.suffix.lower() in TABLE_SUFFIXES or what_is(path).moves:
         return None
     reason, expected = why_unreadable(path), "an image, a folder of images, a video, or a csv or npz of autolink detect"
@@ -224,9 +245,9 @@ def spread(total: int, count: int | None) -> list[int]:
 # Images and videos
 
 
-def detected_poses(path: Path, gan: ConditionalGAN, count: int | None) -> Iterator[Pose]:
+def detected_poses(path: Path, gan: ConditionalGAN, count: int | None, output: Path | None = None) -> Iterator[Pose]:
     """Poses found in an image, a folder of images or a video, a batch at a time."""
-    frames = _frames(path, count)
+    frames = _frames(path, count, output)
     device = gan.poses.device
     while batch := list(itertools.islice(frames, BATCH)):
         images = (torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for _, frame in batch)
@@ -236,10 +257,10 @@ def detected_poses(path: Path, gan: ConditionalGAN, count: int | None) -> Iterat
         yield from (Pose(name, keypoints, frame) for (name, frame), keypoints in zip(batch, found))
 
 
-def _frames(path: Path, count: int | None) -> Iterator[tuple[str, np.ndarray]]:
+def _frames(path: Path, count: int | None, output: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Names and images (H, W, 3) uint8; of a video `count`, or all."""
     if path.is_dir():
-        for file in list_files(path, path, STILLS):
+        for file in list_files(path, path, STILLS, output=output):
             try:
                 yield from _frames(path / file, count)
             except UserError as error:

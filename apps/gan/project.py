@@ -24,9 +24,10 @@ from tqdm import tqdm
 from autolink.edit import parse_moves
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, lpips_distance
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Count, Seed
 from autolink.visualize import edge_map_image, image_grid, save_png, to_uint8
-from autolink.weights import write_safetensors
+from autolink.weights import own_file, write_safetensors
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.poses import TABLE_SUFFIXES, ModelOptions, check_poses, given_poses, load_gan
 
@@ -142,6 +143,8 @@ def project_image(options: Options) -> Path:
         raise UserError(f"--output {options.output}: expected a file name ending in .png")
     if options.image.is_dir() or options.image.suffix.lower() in TABLE_SUFFIXES:
         raise UserError(f"--image {options.image}: expected one image")
+    appearance = options.output.with_suffix(".safetensors")
+    refuse_inputs([options.output, appearance], [options.image, options.pose, own_file(options.model)])
     check_poses([options.image], option="image")
     check_poses([] if options.pose is None else [options.pose])
     gan = load_gan(options)
@@ -158,7 +161,6 @@ def project_image(options: Options) -> Path:
     if not torch.equal(wanted, keypoints):
         panels.append(gan.paint(wanted, found.w))
     save_png(options.output, image_grid(to_uint8(torch.cat(panels)), columns=len(panels)))
-    appearance = options.output.with_suffix(".safetensors")
     write_safetensors(appearance, {"w": found.w, "keypoints": keypoints}, {})
     print(f"{options.output}: image, projection, edges{', new pose' * (len(panels) == 4)}; appearance in {appearance}")
     print(f"distance ({options.perceptual} + squared difference): {found.start:.3f} at the start, {found.end:.3f} now")

@@ -25,14 +25,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from autolink.errors import UserError, command
+from autolink.outputs import refuse_inputs
 from autolink.visualize import image_grid, save_png, to_uint8
 from autolink_apps.gan.generator import ConditionalGAN
 from autolink_apps.gan.poses import (
     SampleOptions,
     UniqueNames,
-    check_poses,
+    check_options,
     draw,
     find_poses,
+    inputs_of,
     load_gan,
     picture,
     pose_labels,
@@ -64,7 +66,9 @@ def sample(options: Options) -> Path:
     Raises:
         UserError: If model, poses or options cannot be used.
     """
-    check_poses(options.pose)
+    check_options(options)
+    there = [path for path in inputs_of(options) if path and path.parent.resolve() == options.output.resolve()]
+    refuse_inputs([options.output / "grid.png"], there)
     gan = load_gan(options)
     appearances, order = draw(options, gan)
     labels, rows, unique = [], [], UniqueNames()
@@ -73,7 +77,9 @@ def sample(options: Options) -> Path:
         row = to_uint8(gan.paint_grid(pose.keypoints[None].to(gan.poses.device), appearances))
         name = unique(pose.name)
         for column, image in enumerate(row[0]):
-            save_png(options.output / f"{name}_{column:02d}.png", image)
+            path = options.output / f"{name}_{column:02d}.png"
+            refuse_inputs([path], there)
+            save_png(path, image)
         if len(rows) < GRID_ROWS:
             labels.append(picture(gan, pose))
             rows.append(row)

@@ -37,6 +37,7 @@ from autolink.errors import UserError, command
 from autolink.graph import detect_spread, maximum_spanning_tree
 from autolink.inference import Precision, fold, half_precision
 from autolink.metrics import Labelled
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked, Count, Range
 from autolink.visualize import to_uint8
 
@@ -292,6 +293,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     Raises:
         UserError: If a model, the data or an option cannot be used.
     """
+    if options.output is not None:
+        refuse_inputs([options.output], [options.data, options.driver_data])
     judge = Judge(options)
     clips = judge.clips(options.data)
     drivers = None if options.driver_data is None else judge.clips(options.driver_data)

@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple
 from autolink.errors import UserError
 from autolink.inference import Precision
 from autolink.losses import Features
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked, Count, NotNegative, Positive
 from autolink.video import check_output
+from autolink.weights import own_file
 
 from .following import Crop
 from .framing import Fit
@@ -116,10 +118,8 @@ def pairs_of(options: Options) -> list[Pair]:
         output = Path(f"{source.stem}-as-{driver.stem}.mp4")
         if options.output is not None:
             output = options.output / output if several else options.output
-        inputs = [path.resolve() for path in (*options.src, *options.driver)]
-        for path in (output, preview_path(output)):
-            if path.resolve() in inputs:
-                raise UserError(f"{path} is an input and would be overwritten; choose another --output")
+        written = [output, preview_path(output), *filter(None, [options.save_motion])]
+        refuse_inputs(written, [*options.src, *options.driver, own_file(options.model)])
         pairs.append(Pair(source, driver, output))
         check_output(output)
     outputs = [pair.output for pair in pairs]
