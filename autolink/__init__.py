@@ -1,8 +1,30 @@
 """Keypoints linked by a learned graph, from unlabelled images, and generators driven by them."""
 
-from autolink.detector import Keypoints
-from autolink.edges import draw_edges
-from autolink.errors import UserError
-from autolink.model import AutoLink, AutoLinkConfig, load
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autolink.detector import Keypoints
+    from autolink.edges import draw_edges
+    from autolink.errors import UserError
+    from autolink.model import AutoLink, AutoLinkConfig, load
 
 __all__ = ["AutoLink", "AutoLinkConfig", "Keypoints", "UserError", "draw_edges", "load"]
+
+_ROOMS = {
+    "AutoLink": "model",
+    "AutoLinkConfig": "model",
+    "Keypoints": "detector",
+    "UserError": "errors",
+    "draw_edges": "edges",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Public names, on first use: a command that needs no torch does not wait for it."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

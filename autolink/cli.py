@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": ("autolink.sweep", "train and compare variants: the ablations of Tables 4 to 6"),
     "export": ("autolink.export", "write a model as ONNX"),
     "convert": ("autolink.convert", "read a checkpoint of the official AutoLink code"),
+    "serve": ("autolink_apps.page.serve", "a page in the browser: drag keypoints and watch what the models paint"),
     "info": ("", "what a model file says of itself, as JSON: autolink info M"),
     "data": ("", "the data sets known by name, and which are on this machine; with a name, more about it"),
 }

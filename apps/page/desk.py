@@ -1,0 +1,164 @@
+"""The one thread that touches the networks: it takes what clients want in turn, and of each only the newest.
+
+A client that drags asks for more pictures than can be painted. Its newest pose waits in a slot of one; older ones are
+forgotten. Clients take turns, so that one who drags does not keep another from opening a picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from autolink.errors import UserError
+from autolink_apps.page.messages import Export, Message, Open, Pose, frame
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from autolink_apps.page.performers import Performer, Scene
+
+LOADED = 3
+"""Models that are kept in memory."""
+logger = logging.getLogger("autolink")
+
+
+class Client:
+    """One connection, as the desk sees it.
+
+    Args:
+        send: Takes an answer; called from the desk's thread.
+    """
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self.send = send
+        self.opening: Open | None = None
+        self.exports: deque[Export] = deque(maxlen=8)
+        self.pose: Pose | None = None
+        self.performer: Performer | None = None
+        self.scene: Scene | None = None
+
+    def take(self) -> Message | None:
+        """What to do next for it: a picture that is opened makes what was wanted of the one before pointless."""
+        if self.opening:
+            wanted, self.opening, self.pose = self.opening, None, None
+            self.exports.clear()
+            return wanted
+        if self.exports:
+            return self.exports.popleft()
+        wanted, self.pose = self.pose, None
+        return wanted
+
+
+class Desk:
+    """Serves clients with pictures, in a thread of its own.
+
+    Args:
+        find: The picture of an upload by its id and moment, as RGB.
+        device: Where networks compute.
+    """
+
+    def __init__(self, find: Callable[[str, float], Image.Image], device: str = "auto") -> None:
+        self.find, self.device = find, device
+        self.models: OrderedDict[str, Performer] = OrderedDict()
+        self.clients: deque[Client] = deque()
+        self.woken = threading.Condition()
+        self.stopped = False
+        self.thread = threading.Thread(target=self._run, name="desk", daemon=True)
+
+    def start(self) -> None:
+        """Begin: first of all, load what loading a model takes."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """End after what is being done."""
+        with self.woken:
+            self.stopped = True
+            self.woken.notify()
+        self.thread.join(timeout=10)
+
+    def join(self, client: Client) -> None:
+        """Serve a client from now on."""
+        with self.woken:
+            self.clients.append(client)
+
+    def leave(self, client: Client) -> None:
+        """Forget a client, and all that it waits for."""
+        with self.woken:
+            self.clients.remove(client)
+
+    def want(self, client: Client, message: Message) -> None:
+        """Note what a client asks for; a pose takes the place of the one that waits."""
+        with self.woken:
+            if isinstance(message, Open):
+                client.opening = message
+            elif isinstance(message, Export):
+                client.exports.append(message)
+            else:
+                client.pose = message
+            self.woken.notify()
+
+    def _run(self) -> None:
+        from autolink_apps.page import answers, performers  # torch is loaded while the page is already there
+
+        self.answers, self.load = answers, performers.load
+        while True:
+            with self.woken:
+                while not self.stopped and not (job := self._next()):
+                    self.woken.wait()
+                if self.stopped:
+                    return
+            client, message = job
+            try:
+                self._serve(client, message)
+            except UserError as error:
+                client.send(frame({"type": "error", "about": _about(message), "message": str(error)}))
+            except Exception:
+                logger.exception("the page could not be served")
+                told = "This did not work, by a fault of the program; the terminal shows more."
+                client.send(frame({"type": "error", "about": _about(message), "message": told}))
+
+    def _next(self) -> tuple[Client, Message] | None:
+        """The next client in turn that wants something, and what."""
+        for _ in range(len(self.clients)):
+            client = self.clients[0]
+            self.clients.rotate(-1)
+            if (message := client.take()) is not None:
+                return client, message
+        return None
+
+    def _serve(self, client: Client, message: Message) -> None:
+        if isinstance(message, Open):
+            self._open(client, message)
+            return
+        if client.scene is None:
+            raise UserError("no picture is open; open one")
+        count = len(client.scene.points)
+        if len(message.xy) != count:
+            raise UserError(f"{len(message.xy)} points arrived, but {client.performer.name} has {count}")
+        if isinstance(message, Export):
+            client.send(self.answers.exported(client.performer, client.scene, message))
+        else:
+            client.send(self.answers.painted(client.performer, client.scene, message))
+
+    def _open(self, client: Client, message: Open) -> None:
+        client.scene = None
+        client.send(frame({"type": "loading", "model": message.model}))
+        client.performer = self._model(message.model)
+        picture = None if message.file is None else self.find(message.file, message.moment)
+        client.scene = client.performer.open(picture)
+        client.send(self.answers.opened(client.performer, client.scene, message))
+
+    def _model(self, name: str) -> Performer:
+        if name not in self.models:
+            self.models[name] = self.load(name, self.device)
+        self.models.move_to_end(name)
+        while len(self.models) > LOADED:
+            self.models.popitem(last=False)
+        return self.models[name]
+
+
+def _about(message: Message) -> str:
+    return type(message).__name__.lower()

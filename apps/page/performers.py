@@ -1,0 +1,274 @@
+"""What a model makes of a pose: one performer for each kind of model.
+
+A performer opens a picture, which gives a scene: what is shown under the points, and the points that were found. It
+then paints poses of the scene.
+
+Shapes: B poses, K keypoints, S side of the network's images, R side of what is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from autolink.data import open_data
+from autolink.devices import pick_device
+from autolink.edit import CHANGED, unchanged
+from autolink.errors import UserError
+from autolink.graph import skeleton
+from autolink.images import square
+from autolink.inference import fold, half_precision
+from autolink.model import AutoLink
+from autolink.visualize import to_uint8
+from autolink.weights import manifest, read_header, resolve
+from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
+from autolink_apps.page.follow import HEADS, NAMES, Following, brought_to, following
+from autolink_apps.page.messages import Look
+from autolink_apps.pose_transfer.eye import CERTAIN, LOW_CONFIDENCE, Eye
+from autolink_apps.pose_transfer.framing import Window, cut, whole
+from autolink_apps.pose_transfer.model import PoseTransfer
+from autolink_apps.pose_transfer.searching import search_by_confidence
+from autolink_apps.pose_transfer.sparing import Batches
+
+SHOWN = 512
+"""Side of what is shown of a picture, at most."""
+SEARCHED = 1024
+"""Longest side of a picture in which the object is looked for."""
+PORTRAIT = (64, 40, 448, 424)
+"""The head on Matplotlib's photograph: left, top, right and bottom in pixels."""
+
+
+@dataclass
+class Scene:
+    """A picture as a performer sees it, ready to be painted in any pose."""
+
+    points: Tensor
+    """(K, 2)."""
+    confidence: float
+    """Mean, from 0 to 1; NaN where nothing was looked at."""
+    shown: np.ndarray | None = None
+    """(R, R, 3) uint8, what lies under the points; None where there is no picture."""
+    kept: Any = None
+    """What the performer needs to paint it again."""
+    window: Window | None = None
+    """Of the picture that is shown, in its pixels."""
+    poses: Tensor = field(default_factory=lambda: torch.zeros(0, 2, 2))
+    """(N, K, 2), different poses for what is shown."""
+
+
+class Performer(Protocol):
+    """A model that paints poses."""
+
+    name: str
+    kind: str
+    """`portrait`, `generator` or `reconstruction`."""
+    autolink: AutoLink
+    following: Following
+
+    def open(self, picture: Image.Image | None) -> Scene:
+        """A scene from an RGB picture, or from none, if `needs_picture` is false."""
+
+    def paint(self, scene: Scene, poses: Tensor, look: Look, size: int) -> Tensor:
+        """Poses (B, K, 2) as pictures (B, 3, R, R), or of a generator (B·n, 3, R, R), uint8."""
+
+
+class _Watched(NamedTuple):
+    """What an `Eye` needs to know of a model that is an AutoLink and nothing else."""
+
+    autolink: AutoLink
+    config: Any
+    metadata: dict[str, Any]
+
+
+class _Performer:
+    """What performers share: how a picture is looked at."""
+
+    kind: str
+
+    def __init__(self, name: str, model: Any, autolink: AutoLink, bank: Tensor) -> None:
+        self.name, self.model, self.autolink = name, model, autolink
+        self.device = autolink.edge_weights.device
+        self.size: int = model.config.image_size
+        self.eye = Eye(_Watched(autolink, model.config, model.metadata), "auto", Batches(8))
+        self.heads = str(model.metadata.get("data", "")) in HEADS
+        self.following = following(bank.cpu(), autolink.graph.matrix().detach().cpu(), NAMES[self.heads])
+        self.links = [
+            (i, j, round(float((weight / autolink.edge_weights.max()) ** (1 / 3)), 3))
+            for (i, j) in skeleton(autolink.graph.matrix())
+            for weight in [autolink.graph.matrix()[i, j].detach()]
+        ]
+
+    def look(self, picture: Image.Image) -> tuple[Scene, np.ndarray]:
+        """Find the object: a scene without `kept`, and what the network sees of it, (S, S, 3) uint8."""
+        window = self._window(picture)
+        image = np.asarray(picture)
+        seen = cut(image, window, self.size)
+        found = self.eye([seen])
+        side = max(self.size, min(SHOWN, round(window.side)))
+        scene = Scene(found.xy[0], found.confidence.mean().item(), cut(image, window, side), window=window)
+        scene.poses = brought_to(scene.points, self.following.poses.float(), self.following.covariance.float())
+        return scene, seen
+
+    def edge_map(self, points: Tensor) -> Tensor:
+        """What the network sees of a pose (K, 2), square-rooted so that faint edges show: (3, S, S) uint8."""
+        drawn = self.autolink.relative_edge_map(points[None].to(self.device), max(self.size, 128))[0]
+        return to_uint8(drawn.amax(0, keepdim=True).clamp(0, 1).sqrt().expand(3, -1, -1))
+
+    def knows(self, scene: Scene) -> bool:
+        """Whether the picture shows what the model knows, as far as its confidence tells."""
+        return not self.eye.sure or not scene.confidence < CERTAIN
+
+    def _window(self, picture: Image.Image) -> Window:
+        if not self.eye.sure:
+            return whole(*picture.size, "crop")
+        shrink = max(1.0, max(picture.size) / SEARCHED)
+        small = picture.resize((round(picture.width / shrink), round(picture.height / shrink)), reducing_gap=2.0)
+        window = search_by_confidence(self.eye, np.asarray(small), self.name)
+        return Window(*(value * shrink for value in window))
+
+
+class Portrait(_Performer):
+    """A picture that moves: pose transfer."""
+
+    kind = "portrait"
+
+    def __init__(self, name: str, model: PoseTransfer) -> None:
+        super().__init__(name, model, model.autolink, model.autolink.poses)
+
+    @torch.inference_mode()
+    def open(self, picture: Image.Image | None) -> Scene:
+        """See `Performer`."""
+        scene, seen = self.look(picture or first_picture(self))
+        image = torch.from_numpy(seen).to(self.device).permute(2, 0, 1)[None].float() / 255
+        with half_precision(self.device):
+            scene.kept = self.model.encode(image, scene.points[None].to(self.device))
+        return scene
+
+    @torch.inference_mode()
+    def paint(self, scene: Scene, poses: Tensor, look: Look, size: int) -> Tensor:
+        """See `Performer`."""
+        with half_precision(self.device):
+            return to_uint8(self.model.drive(scene.kept, poses.to(self.device)))
+
+
+class Generator(_Performer):
+    """Faces, or what it was, that do not exist, all in one pose."""
+
+    kind = "generator"
+
+    def __init__(self, name: str, model: ConditionalGAN) -> None:
+        super().__init__(name, model, model.autolink, model.poses)
+
+    @torch.inference_mode()
+    def open(self, picture: Image.Image | None) -> Scene:
+        """See `Performer`."""
+        if picture is not None:
+            return self.look(picture)[0]
+        bank = self.model.poses.cpu()
+        usual = (bank - bank.mean(0)).flatten(1).norm(dim=1).argmin()
+        return Scene(bank[usual], float("nan"), poses=self.following.poses.float())
+
+    @torch.inference_mode()
+    def paint(self, scene: Scene, poses: Tensor, look: Look, size: int) -> Tensor:
+        """See `Performer`."""
+        draws = [torch.randn(NOISE_SIZE, generator=torch.Generator().manual_seed(seed)) for seed in look.seeds]
+        with half_precision(self.device):
+            w = self.model.embed(torch.stack(draws).to(self.device), look.truncation)
+            painted = self.model.paint_grid(poses.to(self.device), w)
+        return to_uint8(painted.flatten(0, 1))
+
+
+class Reconstruction(_Performer):
+    """A picture that is painted anew along a changed graph by the decoder that taught the keypoints."""
+
+    kind = "reconstruction"
+
+    def __init__(self, name: str, model: AutoLink) -> None:
+        super().__init__(name, model, model, model.poses)
+
+    @torch.inference_mode()
+    def open(self, picture: Image.Image | None) -> Scene:
+        """See `Performer`."""
+        scene, seen = self.look(picture or first_picture(self))
+        scene.kept = torch.from_numpy(seen).to(self.device).permute(2, 0, 1).float() / 127.5 - 1
+        return scene
+
+    @torch.inference_mode()
+    def paint(self, scene: Scene, poses: Tensor, look: Look, size: int) -> Tensor:
+        """See `Performer`."""
+        own, made = scene.points.to(self.device), []
+        for pose in poses.to(self.device):
+            maps = self.model.relative_edge_map(torch.stack([own, pose]), self.size)
+            mask = unchanged(maps, CHANGED)
+            with half_precision(self.device):
+                graph = self.model.graph.channels(pose[None], (self.size, self.size))
+                made.append(self.model.decoder((scene.kept * mask)[None], graph).float())
+        return to_uint8(torch.cat(made) / 2 + 0.5)
+
+
+KINDS = {PoseTransfer.task: (PoseTransfer, Portrait), ConditionalGAN.task: (ConditionalGAN, Generator)}
+KINDS |= {AutoLink.task: (AutoLink, Reconstruction)}
+
+
+def load(name: str, device: str = "auto") -> Performer:
+    """The performer of a model by name, file, folder or hub id.
+
+    Raises:
+        UserError: If there is no such model, or it paints nothing.
+    """
+    path = resolve(name)
+    task = read_header(path)["task"]
+    if task not in KINDS:
+        raise UserError(f"{name} is a model for '{task}', which paints nothing; take one of {', '.join(KINDS)}")
+    model_class, performer = KINDS[task]
+    model = model_class.from_pretrained(path, pick_device(device))
+    return performer(name, fold(model))
+
+
+def first_picture(performer: _Performer) -> Image.Image:
+    """What a model is shown at first: the portrait that Matplotlib ships, or a figure that the package makes.
+
+    Raises:
+        UserError: If it knows neither.
+    """
+    photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg").convert("RGB")
+    portrait = square(photo, SHOWN, PORTRAIT)
+    figure = open_data("synthetic", 256, "val")[0].image.permute(1, 2, 0).numpy()
+    sure = {}
+    for picture in (portrait, Image.fromarray(figure)):
+        sure[performer.eye([np.asarray(square(picture, performer.size))]).confidence.mean().item()] = picture
+    if performer.heads:
+        return portrait
+    if max(sure) < LOW_CONFIDENCE:
+        raise UserError(f"open a picture of what {performer.name} knows, with the button above")
+    return sure[max(sure)]
+
+
+def enlarged(images: Tensor, size: int) -> Tensor:
+    """Pictures (B, 3, R, R) uint8 at another side, smoothly."""
+    if images.shape[-1] >= size:
+        return images
+    wide = functional.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True)
+    return wide.round().clamp(0, 255).to(torch.uint8)
+
+
+def listed(first: Sequence[str]) -> list[dict[str, str]]:
+    """Models that can be shown, those of the user first: their name, and what kind of performer they have.
+
+    Raises:
+        UserError: If one of the user's cannot be used.
+    """
+    shipped = sorted(
+        manifest(), key=lambda name: list(KINDS).index(task) if (task := manifest()[name]["task"]) in KINDS else 9
+    )
+    found = {name: read_header(resolve(name))["task"] for name in (*first, *shipped)}
+    return [{"name": name, "kind": KINDS[task][1].kind} for name, task in found.items() if task in KINDS]

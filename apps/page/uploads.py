@@ -1,0 +1,157 @@
+"""Files that the page was given: kept by a random id in a private folder that goes when the server stops.
+
+What a file is, its content says, not its name (`autolink.files`); it is read as by every command (`autolink.video`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from autolink.errors import UserError
+from autolink.files import what_is
+from autolink.images import image_size, read_image
+from autolink.video import open_frames
+
+LARGEST = 200_000_000
+"""Bytes of a file."""
+MEGAPIXELS = 40
+LONGEST = 600
+"""Seconds of a clip."""
+KEPT = 32
+"""Files that are kept; the oldest go."""
+
+
+class TooLarge(UserError):
+    """A file has more bytes than are taken."""
+
+
+class _TooManyPixels(UserError):
+    """A picture or video has more pixels than are taken."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that can be opened."""
+
+    id: str
+    path: Path
+    name: str
+    """What it was called."""
+    kind: Literal["picture", "clip"]
+    width: int
+    height: int
+    seconds: float
+    """0 for a picture."""
+
+    def described(self) -> dict[str, str | int | float]:
+        """What the page is told of it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": self.kind,
+            "width": self.width,
+            "height": self.height,
+            "seconds": self.seconds,
+        }
+
+
+class Uploads:
+    """The files that the page was given."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="autolink-page-"))  # for this user alone
+        self.files: dict[str, Upload] = {}
+
+    def close(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def receive(self, chunks: AsyncIterator[bytes]) -> Path:
+        """Write what arrives, and count it.
+
+        Raises:
+            TooLarge: If it is too much.
+        """
+        path, count = self.folder / secrets.token_hex(8), 0
+        try:
+            with path.open("wb") as file:
+                async for chunk in chunks:
+                    count += len(chunk)
+                    if count > LARGEST:
+                        raise TooLarge(f"the file has more than {LARGEST // 10**6} MB; give a smaller one")
+                    file.write(chunk)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+    def add(self, path: Path, name: str) -> Upload:
+        """Take a file that was received.
+
+        Raises:
+            UserError: If it is neither a picture nor a clip, or too large a one; the file is removed.
+        """
+        try:
+            upload = _identified(path, name)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise
+        self.files[upload.id] = upload
+        while len(self.files) > KEPT:
+            self.files.pop(next(iter(self.files))).path.unlink(missing_ok=True)
+        return upload
+
+    def find(self, id: str, moment: float) -> Image.Image:
+        """A picture, or the moment of a clip from 0 to 1, as RGB and upright.
+
+        Raises:
+            UserError: If there is no such file.
+        """
+        if id not in self.files:
+            raise UserError("this file is no longer here; open it again")
+        upload, image = self.files[id], None
+        with open_frames(upload.path) as frames:
+            for frame in frames:
+                image = frame.image
+                if float(frame.time) >= moment * upload.seconds:
+                    break
+        if image is None:
+            raise UserError(f"no frame of {upload.name} can be read")
+        return Image.fromarray(image)
+
+
+def _identified(path: Path, name: str) -> Upload:
+    what = what_is(path)
+    if what.kind == "other":
+        advice = f" ({what.advice})" if what.advice else ""
+        found = f"a file of another kind: {what.name}" if what.name else "of an unknown kind"
+        raise UserError(f"{name} is neither a picture nor a video, but {found}{advice}")
+    try:
+        if not what.moves:
+            _check_size(name, *image_size(path))
+            read_image(path)
+        with open_frames(path) as frames:
+            seconds = float(frames.duration or 0) if what.moves else 0.0
+            kind = "clip" if what.moves else "picture"
+            upload = Upload(path.name, path, name, kind, frames.width, frames.height, seconds)
+    except _TooManyPixels:
+        raise
+    except UserError as error:
+        raise UserError(f"{name} cannot be read as a {what.kind}; it is cut off or damaged") from error
+    _check_size(name, upload.width, upload.height)
+    if seconds > LONGEST:
+        raise UserError(f"{name} is {seconds / 60:.0f} minutes long; give a clip of {LONGEST // 60} minutes or less")
+    return upload
+
+
+def _check_size(name: str, width: int, height: int) -> None:
+    if width * height > MEGAPIXELS * 10**6:
+        raise _TooManyPixels(f"{name} has {width} × {height} pixels; {MEGAPIXELS} megapixels are the most")

@@ -1,0 +1,391 @@
+"""The page's server, without a browser, against a real port: who may use it, what it takes, and what it answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autolink.errors import UserError
+
+pytest.importorskip("starlette", reason="needs autolink[serve]")
+import websockets
+from page_server import Served
+from websockets.sync.client import ClientConnection, connect
+
+from autolink_apps.page import app, uploads
+from autolink_apps.page.desk import Client, Desk
+from autolink_apps.page.follow import FEWEST, NAMES, following
+from autolink_apps.page.messages import Look, Open, Part, Pose, frame, parse, unframe
+from autolink_apps.page.serve import Options, _listen, serve
+
+LOOK = {"seeds": [0, 1], "truncation": 0.7}
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    running = Served()
+    yield running
+    running.stop()
+    assert not running.uploads.folder.exists()  # nothing that was uploaded stays
+
+
+def hear(socket: ClientConnection, *kinds: str) -> tuple[dict, dict[str, bytes]]:
+    """The next answer of one of the kinds."""
+    while True:
+        header, parts = unframe(socket.recv(timeout=60))
+        if header["type"] in (*kinds, "error"):
+            return header, parts
+
+
+def image_file(width: int = 64, height: int = 48, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), kind)
+    return buffer.getvalue()
+
+
+# Messages
+
+
+def pose(**changes: object) -> str:
+    return json.dumps({"type": "pose", "n": 1, "xy": [[0, 0], [0.5, -1.5]], "look": LOOK, "size": 256} | changes)
+
+
+def test_messages_are_read_as_they_were_meant():
+    assert parse(pose()) == Pose(1, ((0.0, 0.0), (0.5, -1.5)), Look((0, 1), 0.7), 256)
+    assert parse('{"type": "open", "model": "faces"}') == Open("faces", None, 0.0)
+    parts = [Part("a", "image/jpeg", b"\xff\0\xff"), Part("b", "text/plain", b"")]
+    header, data = unframe(frame({"type": "painted", "n": 3}, parts))
+    assert header["n"] == 3 and data == {"a": b"\xff\0\xff", "b": b""}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "[" * 100_000,
+        '{"type": "pose"}',
+        '{"type": "drop"}',
+        '{"type": "open", "model": 3}',
+        '{"type": "open", "model": "faces", "moment": 2}',
+        '{"type": "open", "model": "faces", "path": "/etc/passwd"}',
+        '{"type": "export", "kind": "pickle", "xy": [[0, 0], [0, 0]], "look": {}}',
+        pose(n=-1),
+        pose(n=True),
+        pose(size=4096),
+        pose(size="256"),
+        pose(xy=[]),
+        pose(xy=[[0, 0], [float("nan"), 0]]),
+        pose(xy=[[0, 0], [float("inf"), 0]]),
+        pose(xy=[[0, 0], [1.6, 0]]),
+        pose(xy=[[0, 0], [1, 2, 3]]),
+        pose(xy=[[0, 0], ["1", 2]]),
+        pose(xy=[[0, 0]] * 5000),
+        pose(look={"seeds": [], "truncation": 1}),
+        pose(look={"seeds": [2**40], "truncation": 1}),
+        pose(look={"seeds": [1.5], "truncation": 1}),
+        pose(look={"seeds": [1], "truncation": 9}),
+        pose(look=7),
+    ],
+)
+def test_a_message_that_means_nothing_is_refused(text):
+    with pytest.raises(UserError):
+        parse(text)
+
+
+# Who may use it
+
+
+ROUTES = [
+    ("GET", "/"),
+    ("GET", "/assets/app.js"),
+    ("GET", "/api/models"),
+    ("POST", "/api/files?name=a"),
+    ("GET", "/live"),
+]
+
+
+@pytest.mark.parametrize("method, path", ROUTES)
+def test_every_route_wants_the_host_the_page_and_the_secret(served, method, path):
+    assert served.ask(method, path, b"", Host="evil.example")[0] == 421
+    assert served.ask(method, path, b"", Host=f"127.0.0.1:{served.port + 1}")[0] == 421
+    assert served.ask(method, path, b"", Origin="http://evil.example")[0] == 403
+    assert served.ask(method, path, b"", Cookie=None)[0] == 403
+    assert served.ask(method, path, b"", Cookie=f"autolink-{served.port}=Secret")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "changed", [{"Cookie": "none=1"}, {"Host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": None}]
+)
+def test_the_live_connection_wants_them_too(served, changed):
+    headers = {"Cookie": f"autolink-{served.port}=secret", **changed}
+    origin = headers.pop("origin", f"http://{served.host}")
+    with pytest.raises(websockets.InvalidStatus):
+        connect(f"ws://{served.host}/live", origin=origin, additional_headers=headers)
+
+
+def test_a_post_from_nowhere_is_refused(served):
+    assert served.ask("POST", "/api/files?name=a", b"x", Origin=None)[0] == 403
+
+
+def test_the_secret_becomes_a_cookie_that_scripts_do_not_see(served):
+    status, headers, body = served.ask("GET", "/?token=secret", Cookie=None, Origin=None)
+    assert status == 200 and b"autolink" in body
+    cookie = headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert served.ask("GET", "/?token=other", Origin=None)[0] == 403
+
+
+def test_the_browser_is_told_to_load_nothing_from_elsewhere(served):
+    for path in ("/", "/assets/app.js", "/api/models", "/nothing"):
+        headers = served.ask("GET", path)[1]
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"] and "https:" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "path", ["/assets/../app.py", "/assets/%2e%2e/app.py", "/assets/..%2fapp.py", "/assets//etc/passwd"]
+)
+def test_nothing_but_the_page_is_an_asset(served, path):
+    assert served.ask("GET", path)[0] == 404
+
+
+def test_the_page_is_light():
+    parts = [content for name, (_, content) in app._assets().items() if name != "locked.html"]
+    assert len(parts) <= 12 and sum(map(len, parts)) <= 100_000
+
+
+def test_the_page_is_there_before_torch_is():
+    code = "import sys, autolink_apps.page.app, autolink_apps.page.serve; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_what_cannot_be_served_is_said_in_one_line(monkeypatch):
+    with pytest.raises(UserError, match="--allow-host"):
+        serve(Options(host="0.0.0.0", open=False))
+    with pytest.raises(UserError, match="0 to 65,535"):
+        Options(port=70_000)
+    taken = _listen("127.0.0.1", 0)
+    taken.listen()
+    with pytest.raises(UserError, match=r"in use.*another --port"):
+        serve(Options(port=taken.getsockname()[1], open=False))
+    taken.close()
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"autolink\[serve\]"):
+        serve(Options(open=False))
+
+
+# Files
+
+
+def test_pictures_and_clips_are_told_by_their_content(served, tmp_path):
+    status, told = served.upload(image_file(), "picture.mp4")
+    assert (status, told["kind"], told["width"], told["height"]) == (200, "picture", 64, 48)
+    frames = [Image.fromarray(np.full((32, 48, 3), shade, np.uint8)) for shade in (0, 120, 240)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=500)
+    status, told = served.upload((tmp_path / "clip.gif").read_bytes(), "clip.png")
+    assert (status, told["kind"]) == (200, "clip") and told["seconds"] == pytest.approx(1.5, abs=0.6)
+    shades = [np.asarray(served.uploads.find(told["id"], moment)).mean() for moment in (0, 0.5, 1)]
+    assert shades == sorted(shades) and shades[2] - shades[0] > 200
+    assert served.uploads.files[told["id"]].path.parent.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"", "empty"),
+        (b"hello, this is a text\n" * 20, "neither a picture nor a video"),
+        (image_file()[:200], "cut off or damaged"),
+        (b"%PDF-1.4 " + b"x" * 1000, "neither a picture nor a video"),
+    ],
+)
+def test_other_files_are_refused_by_their_name(served, data, told):
+    before = set(served.uploads.folder.iterdir())
+    status, answer = served.upload(data, "holiday.png")
+    assert status == 415 and told in answer["message"] and answer["message"].startswith("holiday.png")
+    assert str(served.uploads.folder) not in answer["message"]
+    assert set(served.uploads.folder.iterdir()) == before
+
+
+def test_a_playlist_does_not_read_other_files(served, tmp_path):
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(image_file())
+    for text in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{secret}\n",
+        f"ffconcat version 1.0\nfile {secret}\n",
+    ):
+        status, answer = served.upload(text.encode(), "clip.mp4")
+        assert status == 415 and "playlist" in answer["message"]
+
+
+def test_too_much_is_refused_before_it_is_read(served, monkeypatch):
+    assert served.ask("POST", "/api/files?name=a", b"x", Content_Length=str(uploads.LARGEST + 1))[0] == 413
+    chunked = served.ask("POST", "/api/files?name=a", b"", Transfer_Encoding="chunked", Content_Length=None)
+    assert chunked[0] in (400, 411)
+    monkeypatch.setattr(uploads, "LARGEST", 1000)
+    before = set(served.uploads.folder.iterdir())
+    status, told = served.upload(bytes(5000), "big.png")
+    assert status == 413 and "MB" in told["message"] and set(served.uploads.folder.iterdir()) == before
+
+
+def test_a_picture_of_too_many_pixels_is_not_decoded(served):
+    Image.new("1", (8000, 6000)).save(buffer := io.BytesIO(), "PNG")
+    status, told = served.upload(buffer.getvalue(), "bomb.png")
+    assert status == 415 and "megapixels" in told["message"]
+
+
+# Painting
+
+
+def test_a_picture_is_opened_moved_and_exported(served):
+    with served.live() as socket:
+        socket.send(json.dumps({"type": "open", "model": "faces-transfer"}))
+        told, parts = hear(socket, "opened")
+        assert told["kind"] == "portrait" and told["sure"] and len(told["points"]) == 10
+        assert [slider["name"] for slider in told["sliders"]] == list(NAMES[True]) and len(told["poses"]) == 8
+        assert Image.open(io.BytesIO(parts["shown"])).size[0] >= 256
+        strip = Image.open(io.BytesIO(parts["thumbnails"]))
+        assert strip.width == 8 * strip.height
+        wanted = {"xy": told["points"], "look": LOOK}
+        socket.send(json.dumps({"type": "pose", "n": 7, "size": 256, **wanted}))
+        painted, first = hear(socket, "painted")
+        assert painted["n"] == 7 and painted["count"] == 1
+        moved = [[x + 0.1, y] for x, y in told["points"]]
+        socket.send(json.dumps({"type": "pose", "n": 8, "size": 256, "xy": moved, "look": LOOK}))
+        _, second = hear(socket, "painted")
+        for name in ("result", "edges"):
+            before, after = (np.asarray(Image.open(io.BytesIO(part[name]))).astype(float) for part in (first, second))
+            assert np.abs(before - after).mean() > 2
+        files = {}
+        for kind in ("png", "edges", "svg", "json", "csv", "npz"):
+            socket.send(json.dumps({"type": "export", "kind": kind, **wanted}))
+            header, parts = hear(socket, "file")
+            files[kind] = (header["name"], parts["file"])
+    for kind in ("png", "edges"):
+        assert "generated" in Image.open(io.BytesIO(files[kind][1])).text["Comment"]
+    assert files["svg"][0].endswith(".svg") and files["svg"][1].count(b"<circle") == 10
+    assert json.loads(files["json"][1])["points"] == told["points"]
+    rows = files["csv"][1].decode().splitlines()
+    assert rows[0] == "keypoint,x,y,pixel_x,pixel_y" and len(rows) == 11
+    arrays = np.load(io.BytesIO(files["npz"][1]))
+    assert np.allclose(arrays["keypoints"], told["points"], atol=1e-4) and arrays["edges"].shape == (45, 2)
+    pixels = np.array([row.split(",")[3:] for row in rows[1:]], float)
+    assert np.allclose(pixels, (np.array(told["points"]) + 1) * 256, atol=0.1)  # of the portrait of 512²
+
+
+def test_a_generator_shows_as_many_as_were_asked_for(served):
+    with served.live() as socket:
+        socket.send(json.dumps({"type": "open", "model": "faces-gan"}))
+        told, parts = hear(socket, "opened")
+        assert told["kind"] == "generator" and "shown" not in parts
+        socket.send(json.dumps({"type": "pose", "n": 1, "size": 128, "xy": told["points"], "look": LOOK}))
+        painted, parts = hear(socket, "painted")
+        strip = Image.open(io.BytesIO(parts["result"]))
+        assert painted["count"] == 2 and strip.width == 2 * strip.height
+
+
+def test_a_picture_of_something_else_is_opened_with_a_doubt(served):
+    _, told = served.upload(image_file(400, 300, "JPEG"), "noise.jpg")
+    with served.live() as socket:
+        socket.send(json.dumps({"type": "open", "model": "faces-transfer", "file": told["id"]}))
+        opened, _ = hear(socket, "opened")
+        assert opened["type"] == "opened" and opened["sure"] is False
+
+
+def test_mistakes_over_the_live_connection_are_answered(served):
+    with served.live() as socket:
+        for said, about in [
+            ("nonsense", "message"),
+            (pose(), "pose"),  # nothing is open
+            ('{"type": "open", "model": "no-such-model"}', "open"),
+            ('{"type": "open", "model": "features"}', "open"),
+            ('{"type": "open", "model": "faces", "file": "0123456789abcdef"}', "open"),
+        ]:
+            socket.send(said)
+            header, _ = hear(socket)
+            assert (header["type"], header["about"]) == ("error", about) and "Traceback" not in header["message"]
+        socket.send('{"type": "open", "model": "faces"}')
+        hear(socket, "opened")
+        socket.send(pose())  # two points, for a model of ten
+        assert "10" in hear(socket)[0]["message"]
+        socket.send("x" * (2 << 20))
+        with pytest.raises(websockets.ConnectionClosed):
+            hear(socket)
+
+
+# The desk
+
+
+class Waiting:
+    """A client that is never served, to see in which order the desk would."""
+
+    def __init__(self, desk: Desk, *wanted: object) -> None:
+        self.client = Client(lambda answer: None)
+        desk.join(self.client)
+        for message in wanted:
+            desk.want(self.client, message)
+
+
+def numbered(n: int) -> Pose:
+    return Pose(n, ((0.0, 0.0), (0.0, 0.0)), Look(), 256)
+
+
+def test_of_many_poses_the_newest_is_painted_and_clients_take_turns():
+    desk = Desk(lambda file, moment: None)
+    first = Waiting(desk, numbered(1), numbered(2), numbered(3)).client
+    second = Waiting(desk, Open("faces"), numbered(4)).client
+    assert desk._next() == (first, numbered(3))
+    desk.want(first, numbered(5))
+    assert desk._next() == (second, Open("faces"))
+    assert desk._next() == (first, numbered(5))
+    assert desk._next() is None  # the pose of the second was of the picture before
+    desk.want(second, numbered(6))
+    desk.leave(second)
+    assert desk._next() is None
+
+
+# What follows
+
+
+def test_other_points_follow_as_a_regression_on_the_bank_would_say():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(4000, 3, generator=generator).double()
+    bank = (hidden @ torch.randn(3, 10, generator=generator).double()).unflatten(1, (5, 2)) * 0.1
+    bank += 0.01 * torch.randn(bank.shape, generator=generator)
+    covariance = following(bank, torch.ones(5, 5), NAMES[False]).covariance
+    vectors = (bank - bank.mean(0)).flatten(1)
+    known = vectors[:, 4:6]  # the point that is dragged
+    regressed = torch.linalg.lstsq(known, vectors).solution
+    conditional = (covariance[:, 4:6] @ torch.linalg.inv(covariance[4:6, 4:6])).T
+    assert torch.allclose(conditional, regressed, rtol=0.05, atol=0.02)
+
+
+def test_a_slider_moves_the_pose_along_itself_and_no_other():
+    bank = torch.randn(300, 6, 2, generator=torch.Generator().manual_seed(1)).double() * 0.1
+    bank += torch.randn(6, 2, generator=torch.Generator().manual_seed(2))
+    found = following(bank, torch.ones(6, 6), NAMES[False])
+    read = torch.stack([slider.read for slider in found.sliders])
+    move = torch.stack([slider.move for slider in found.sliders])
+    assert torch.allclose(read @ move.T, torch.eye(4).double(), atol=1e-9)
+    turned = found.sliders[0].move.unflatten(0, (6, 2)).mean(0)
+    assert turned[0] > abs(turned[1])  # the first goes sideways
+    assert len(found.poses) == 8 and torch.cdist(*[found.poses.flatten(1)] * 2).fill_diagonal_(1).min() > 0.05
+
+
+def test_without_a_bank_points_follow_along_the_graph():
+    chain = torch.diag(torch.ones(4), 1)
+    found = following(torch.zeros(FEWEST - 1, 5, 2), chain + chain.T, NAMES[False])
+    carried = found.covariance[:, 0].unflatten(0, (5, 2)) / found.covariance[0, 0]
+    assert not found.sliders and carried[:, 1].abs().max() == 0
+    assert (carried[:-1, 0] > carried[1:, 0]).all() and 0.5 < carried[1, 0] < 1

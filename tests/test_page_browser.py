@@ -1,0 +1,342 @@
+"""The page as a person uses it: the command, in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytest.importorskip("starlette", reason="needs autolink[serve]")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("needs a browser: install chromium", allow_module_level=True)
+
+from page_server import Served  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
+
+PATIENCE = 30_000
+
+
+class Command:
+    """`autolink serve`."""
+
+    def __init__(self) -> None:
+        command = [Path(sys.executable).with_name("autolink"), "serve", "--no-open", "--port", "0"]
+        own = {**os.environ, "OMP_NUM_THREADS": "2"}  # one would be too slow for the rates that are asked for
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own)
+        self.address = re.search(r"http\S+", self.process.stdout.readline())[0]
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(20) == 130
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Command]:
+    running = Command()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as library:
+        launched = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Seen:
+    """A page that was opened, and what went wrong on it."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        context.set_default_timeout(PATIENCE)
+        self.page: Page = context.new_page()
+        self.wrong: list[str] = []
+        self.requests: list[str] = []
+        self.bytes = 0
+        self.page.on("console", lambda message: self.wrong.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(address)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the picture is painted finely, after which nothing is on its way."""
+        self.page.locator("#pose:not(.loading) #result[data-size='512']").wait_for()
+
+    def picture(self, canvas: str = "#result canvas") -> np.ndarray:
+        url = self.page.locator(canvas).first.evaluate("(canvas) => canvas.toDataURL()")
+        data = base64.b64decode(url.split(",")[1])
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((128, 128))).astype(float)
+
+    def painted(self) -> int:
+        return int(self.page.locator("#result").get_attribute("data-n"))
+
+    def points(self) -> np.ndarray:
+        """(K, 2), −1 to 1, as they are shown."""
+        read = "(all) => all.map((point) => [point.style.left, point.style.top].map(parseFloat))"
+        return np.array(self.page.locator(".point").evaluate_all(read)) / 50 - 1
+
+    def middle(self, k: int) -> tuple[float, float]:
+        box = self.page.locator(".point").nth(k).bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag(self, k: int, by: tuple[int, int], steps: int = 8) -> None:
+        x, y = self.middle(k)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + by[0], y + by[1], steps=steps)
+        self.page.mouse.up()
+
+    def after(self, act: Callable[[], object]) -> None:
+        """Do something that ends in a fine picture, and wait for that."""
+        before = self.painted()
+        act()
+        deadline = time.monotonic() + PATIENCE / 1000
+        while self.painted() == before and time.monotonic() < deadline:
+            self.page.wait_for_timeout(10)
+        self.settle()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    made = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 800})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def seen(context: BrowserContext, served: Command) -> Iterator[Seen]:
+    page = Seen(context, served.address)
+    yield page
+    assert page.wrong == []
+    assert {urlsplit(url).hostname for url in page.requests if not url.startswith("blob:")} == {"127.0.0.1"}
+
+
+def test_it_opens_with_a_picture_and_its_pose(seen):
+    assert len(seen.requests) <= 12
+    assert "token" not in seen.page.url
+    assert seen.picture().std() > 20 and seen.picture(".stage canvas").std() > 20
+    assert np.abs(seen.picture() - seen.picture(".stage canvas")).mean() < 25  # the same person in the same pose
+    expect(seen.page.locator(".point")).to_have_count(10)
+    expect(seen.page.locator("#thumbnails button")).to_have_count(8)
+    expect(seen.page.locator("#sliders input")).to_have_count(4)
+    expect(seen.page.locator(".message")).to_have_count(0)
+
+
+def test_a_drag_is_followed_quickly_and_ends_on_the_last_pose(seen):
+    before, rates = seen.picture(), []
+    for attempt in range(3):  # others may be at work on this machine
+        first, begun = seen.painted(), time.monotonic()
+        seen.drag(2, ((60, -60)[attempt % 2], 10), steps=60)
+        rates.append((seen.painted() - first) / (time.monotonic() - begun))
+        if rates[-1] >= 10:
+            break
+    assert max(rates) >= 10
+    seen.settle()
+    seen.page.wait_for_timeout(400)
+    shown, at_rest = seen.picture(), seen.points()
+    assert np.abs(shown - before).mean() > 3 or attempt % 2
+    seen.after(lambda: seen.page.locator(".point").nth(0).press("ArrowRight"))
+    seen.after(lambda: seen.page.locator("#undo").click())
+    assert np.allclose(seen.points(), at_rest, atol=1e-3)
+    assert np.abs(seen.picture() - shown).mean() < 2  # painted anew, it is the picture that the drag ended on
+
+
+def test_the_whole_pose_follows_or_one_point_alone(seen):
+    before = seen.points()
+    seen.after(lambda: seen.drag(6, (40, 0)))
+    together = seen.points() - before
+    assert together[6, 0] > 0.1 and (np.abs(together[:, 0]) > 0.02).sum() >= 6
+    carried = np.abs(seen.picture() - seen.picture(".stage canvas")).mean()
+    seen.after(lambda: seen.page.locator("#undo").click())
+    assert np.allclose(seen.points(), before, atol=1e-3)
+    seen.page.get_by_text("One point").click()
+    seen.after(lambda: seen.drag(6, (40, 0)))
+    alone = seen.points() - before
+    assert alone[6, 0] > 0.1 and np.abs(np.delete(alone, 6, 0)).max() < 1e-3
+    assert carried > np.abs(seen.picture() - seen.picture(".stage canvas")).mean()
+    seen.after(lambda: seen.page.locator("#reset").click())
+    assert np.allclose(seen.points(), before, atol=1e-3)
+
+
+def test_keys_move_points_and_undo_them(seen):
+    before = seen.points()
+    point = seen.page.locator(".point").nth(3)
+    seen.page.get_by_text("One point").click()
+    point.focus()
+    seen.after(lambda: point.press("ArrowRight"))
+    assert seen.points()[3] - before[3] == pytest.approx([0.02, 0], abs=2e-3)
+    seen.after(lambda: point.press("Shift+ArrowUp"))
+    assert seen.points()[3] - before[3] == pytest.approx([0.02, -0.1], abs=2e-3)
+    assert point.get_attribute("role") == "slider" and "right" in point.get_attribute("aria-valuetext")
+    seen.after(lambda: seen.page.keyboard.press("Control+z"))  # both were one burst
+    assert np.allclose(seen.points(), before, atol=1e-3)
+    seen.after(lambda: seen.page.keyboard.press("Control+Shift+Z"))
+    assert seen.points()[3] - before[3] == pytest.approx([0.02, -0.1], abs=2e-3)
+    point.focus()
+    seen.after(lambda: point.press("Home"))
+    assert np.allclose(seen.points(), before, atol=2e-3)
+
+
+def test_sliders_and_thumbnails_change_the_pose(seen):
+    before, picture = seen.points(), seen.picture()
+    slider = seen.page.get_by_label("Turn")
+    value = float(slider.input_value())
+    seen.after(lambda: slider.fill(str(round(value + 0.4, 2))))
+    assert (seen.points() - before)[:, 0].mean() > 0.05 and np.abs(seen.picture() - picture).mean() > 3
+    seen.after(lambda: seen.page.locator("#thumbnails button").nth(0).click())
+    assert float(slider.input_value()) < value + 0.3  # sliders show where the pose is
+    seen.after(lambda: seen.page.keyboard.press("Control+z"))
+    seen.after(lambda: seen.page.keyboard.press("Control+z"))
+    assert np.allclose(seen.points(), before, atol=2e-3)
+
+
+def test_other_models_and_other_faces(seen):
+    seen.after(lambda: seen.page.locator("#model").select_option("faces-gan"))
+    expect(seen.page.locator("#result canvas")).to_have_count(6)
+    box = seen.page.locator("#result canvas").first.bounding_box()
+    assert box["width"] <= 192 and box["width"] == pytest.approx(box["height"], abs=1)
+    faces = seen.picture()
+    seen.after(lambda: seen.page.get_by_role("button", name="Other faces").click())
+    assert np.abs(seen.picture() - faces).mean() > 3
+    seen.after(lambda: seen.page.locator("#model").select_option("synthetic"))
+    expect(seen.page.locator("#result canvas")).to_have_count(1)
+    expect(seen.page.locator(".point")).to_have_count(24)
+    assert seen.page.get_by_label("Lean").is_visible()
+
+
+def test_pictures_and_clips_are_opened_and_others_explained(seen, tmp_path):
+    photo = Image.effect_noise((4000, 3000), 60).convert("RGB")
+    photo.save(tmp_path / "holiday.jpg", quality=60)
+    seen.after(lambda: seen.page.locator("#open").set_input_files(tmp_path / "holiday.jpg"))
+    expect(seen.page.locator(".message")).to_contain_text("not sure")
+    frames = [Image.new("RGB", (64, 64), (shade, 60, 90)) for shade in (0, 120, 240)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=400)
+    seen.after(lambda: seen.page.locator("#open").set_input_files(tmp_path / "clip.gif"))
+    red = seen.picture(".stage canvas")[..., 0].mean()
+    seen.after(lambda: seen.page.get_by_label("Moment").fill("1"))
+    assert seen.picture(".stage canvas")[..., 0].mean() > red + 100
+    (tmp_path / "text.png").write_text("this is a text")
+    shown = seen.painted()
+    seen.page.locator("#open").set_input_files(tmp_path / "text.png")
+    expect(seen.page.locator(".message.wrong")).to_contain_text("text.png is neither a picture nor a video")
+    assert seen.painted() == shown  # what was open stays
+    seen.wrong[:] = [text for text in seen.wrong if "415" not in text]  # the browser notes the refusal
+
+
+def test_files_are_exported(seen):
+    for kind, name in (("png", "faces-transfer-result.png"), ("json", "faces-transfer-keypoints.json")):
+        seen.page.locator("#export summary").click()
+        with seen.page.expect_download() as download:
+            seen.page.locator(f"#export [data-kind={kind}]").click()
+        assert download.value.suggested_filename == name
+        data = Path(download.value.path()).read_bytes()
+        if kind == "png":
+            assert Image.open(io.BytesIO(data)).text["Software"] == "autolink"
+        else:
+            assert np.allclose(json.loads(data)["points"], seen.points(), atol=1e-3)
+
+
+def test_two_tabs_do_not_disturb_each_other(seen, context, served):
+    other = Seen(context, served.address)
+    before = other.points()
+    seen.after(lambda: seen.drag(2, (50, 0)))
+    assert np.allclose(other.points(), before)
+    other.after(lambda: other.drag(2, (-50, 0)))
+    assert not np.allclose(other.points(), seen.points(), atol=0.05)
+    assert np.abs(other.picture() - seen.picture()).mean() > 3
+
+
+def test_a_reload_needs_no_secret(seen):
+    seen.page.reload()
+    seen.settle()
+    assert seen.picture().std() > 20
+
+
+def test_what_is_injected_does_not_run(seen):
+    seen.page.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "document.body.dataset.injected = 1";
+          document.body.append(script);
+          document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='document.body.dataset.injected = 2'>");
+        }"""
+    )
+    seen.page.wait_for_timeout(200)
+    assert seen.page.locator("body").get_attribute("data-injected") is None
+    assert any("Content Security Policy" in text for text in seen.wrong)
+    seen.wrong.clear()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_anyone_can_use_it(browser, served, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    made = browser.new_context(reduced_motion="reduce", color_scheme=scheme, viewport={"width": 1280, "height": 800})
+    page = Seen(made, served.address)
+    found = axe.Axe().run(page.page)
+    assert not found.response["violations"], found.generate_report()
+    made.close()
+
+
+def test_on_a_telephone_it_is_one_column_and_fingers_drag(browser, served):
+    made = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = Seen(made, served.address)
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.page.wait_for_timeout(1700)  # it nods once
+    page.settle()
+    before = page.points()
+    point = page.page.locator(".point").nth(2)
+    assert point.bounding_box()["width"] >= 44
+    x, y = page.middle(2)
+    touch = page.page.context.new_cdp_session(page.page)
+    for kind, dx in (("touchStart", 0), ("touchMove", 15), ("touchMove", 30), ("touchEnd", None)):
+        at = [] if dx is None else [{"x": x + dx, "y": y}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+    page.page.wait_for_timeout(300)
+    page.settle()
+    assert (page.points() - before)[:, 0].mean() > 0.05
+    assert page.page.evaluate("scrollY") == 0
+    made.close()
+
+
+def test_it_nods_once_when_it_is_opened(browser, served):
+    made = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = Seen(made, served.address)
+    home = page.points()
+    page.page.wait_for_timeout(1800)
+    page.settle()
+    assert page.painted() > 8  # while it moved
+    assert np.allclose(page.points(), home, atol=0.05)
+    made.close()
+
+
+def test_a_lost_server_is_told_and_the_page_goes_on_when_it_is_back(context):
+    first = Served()
+    page = Seen(context, first.address)
+    page.after(lambda: page.drag(2, (50, 0)))
+    pose = page.points()
+    first.stop()
+    expect(page.page.locator(".message.wrong")).to_contain_text("server is not there")
+    second = Served(first.port)
+    expect(page.page.locator(".message")).to_have_count(0, timeout=PATIENCE)
+    page.page.wait_for_timeout(500)
+    page.settle()
+    assert np.allclose(page.points(), pose, atol=1e-3)
+    second.stop()
