@@ -23,6 +23,7 @@ from autolink.data.sample import spread
 from autolink.errors import command
 from autolink.losses import BuiltinFeatures, FeaturesConfig, PerceptualLoss
 from autolink.ranges import Count, NotNegative, Side, Width, Workers
+from autolink.runs import Stop
 from autolink.scenes import damaged, scenes
 from autolink.training import (
     RunLog,
@@ -32,6 +33,7 @@ from autolink.training import (
     load_checkpoint,
     local_main_first,
     require_finite,
+    require_finite_weights,
     save_checkpoint,
     seeded_generator,
     start,
@@ -72,7 +74,7 @@ def distil(options: Options) -> Path:
     Raises:
         UserError: If data, the teacher's weights or options cannot be used.
     """
-    accelerator = start(options)
+    accelerator = start(options, fixed=["steps"])  # the rate depends on them
     with local_main_first():  # videos are decoded into a cache once
         pools, held_out = ([_images(source, split, options) for source in options.data] for split in ("train", "val"))
     device = accelerator.device
@@ -84,9 +86,10 @@ def distil(options: Options) -> Path:
     modules, optimizers = {"student": student}, {"adam": optimizer}
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
+    stop = Stop(accelerator)
     progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
 
-    while step < options.steps:
+    while step < options.steps and not stop.came:
         rate = options.learning_rate * min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -112,7 +115,8 @@ def distil(options: Options) -> Path:
             with torch.no_grad(), accelerator.autocast():
                 errors = disagreement(student, teacher, *(x.to(device) for x in pairs))
             log.numbers(step, {f"held_out_{name}": value.item() for name, value in errors.items()})
-        if due(step, options.save_every) or last:
+        if stop.asked() or due(step, options.save_every) or last:
+            require_finite_weights(accelerator, modules, step)
             if accelerator.is_main_process:
                 about = {"data": ", ".join(options.data), "steps": step, "torch": torch.__version__}
                 about["options"] = as_json(options)
@@ -120,6 +124,7 @@ def distil(options: Options) -> Path:
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
+    stop.leave(options.output, step, options.steps)
     accelerator.wait_for_everyone()
     return options.output / "model.safetensors"
 

@@ -23,6 +23,25 @@ def leave_out(error: UserError) -> None:
     _left_out.append(str(error))
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked a command to end, and what was done until then is kept.
+
+    Args:
+        done: What is kept, for the user; nothing is printed without.
+        number: The signal's.
+
+    Attributes:
+        again: What goes on from there.
+    """
+
+    def __init__(self, done: str, number: int) -> None:
+        super().__init__(done)
+        self.done, self.number, self.again = done, number, "the same command with --resume"
+
+    def __str__(self) -> str:
+        return f"{self.done}; {self.again} goes on"
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Make `main` a console entry point: a `UserError` becomes one line on stderr and exit status 2.
 
@@ -49,6 +68,10 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             if error.filename is None:  # not about a path: a defect of ours, which needs its traceback
                 raise
             sys.exit(_fail(f"{error.filename}: {error.strerror}"))
+        except Stopped as stopped:
+            if stopped.done:
+                print(f"interrupted: {stopped}", file=sys.stderr)
+            sys.exit(128 + stopped.number)
         except KeyboardInterrupt as stopped:  # with what the user should know then, if anything
             print(": ".join(["interrupted", *map(str, stopped.args)]), file=sys.stderr)
             sys.exit(130)

@@ -1,4 +1,4 @@
-"""Whose a run folder is: what a run was begun with, and who is at work in it.
+"""Whose a run folder is: what a run was begun with, who is at work in it, and whether it is asked to stop.
 
 A run goes on with what it was begun with, or not at all. Of a file that is its path, its size and what is in it; of a
 folder, names, sizes and times of its files; of a model, its weights, wherever they lie.
@@ -11,15 +11,22 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import socket
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from autolink.errors import UserError
+import torch
+from accelerate import Accelerator
+
+from autolink.errors import Stopped, UserError
 from autolink.files import walk
 from autolink.outputs import reported
-from autolink.weights import resolve
+from autolink.weights import read_metadata, read_tensors, resolve
 
 try:
     import fcntl
@@ -29,6 +36,8 @@ except ImportError:  # Windows
 LOG, LOCK = "log.jsonl", ".lock"
 WHOLE, SAMPLES, SAMPLE = 2**22, 64, 2**16
 """Bytes of a file up to which all of it is looked at; of a larger one, so many pieces of so many bytes are."""
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+"""What asks for the end: clusters, Ctrl-C, and Slurm before the time is up (`--signal=USR1@60`)."""
 logger = logging.getLogger("autolink")
 
 
@@ -83,7 +92,12 @@ def weights_identity(source: str) -> str:
     Raises:
         UserError: There is no such model.
     """
-    return f"{Path(source).name} ({hashlib.sha256(resolve(source).read_bytes()).hexdigest()[:12]})"
+    file, digest = resolve(source), hashlib.blake2b(digest_size=6)
+    digest.update(read_metadata(file).get("config", "").encode())
+    for name, tensor in sorted(read_tensors(file).items()):  # in a file they have no order, nor do their notes
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return f"{Path(source).name} ({digest.hexdigest()})"
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -134,6 +148,73 @@ def release(folder: Path) -> None:
     lock = _held.pop(folder.resolve(), None)
     if lock is not None:
         os.close(lock)
+
+
+class Stop:
+    """Whether a training is asked to end, after the step that it is at and a checkpoint; its loop asks once a step.
+
+    Signals are heard from then on until `leave`, or until nothing refers to the `Stop` any more, as after an exception.
+    A second Ctrl-C ends at once, but not in several processes, whose launcher sends each signal again.
+
+    Args:
+        accelerator: The run's.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.came = False
+        self._accelerator, self._heard, self._before = accelerator, 0, None
+        self._restore = lambda: None
+        if threading.current_thread() is threading.main_thread():
+            self._restore = weakref.finalize(self, _Ears(self).restore)
+
+    def asked(self) -> bool:
+        """Whether this was the last step. All processes hear the same, those that compute together a step later."""
+        heard = self._heard > 0
+        if self._accelerator.num_processes > 1:
+            before, flag = self._before, torch.tensor(float(heard), device=self._accelerator.device)
+            self._before = self._accelerator.reduce(flag, "sum")  # read in the next step, when it costs no waiting
+            heard = before is not None and before.item() > 0
+        self.came = heard
+        return heard
+
+    def leave(self, output: Path, step: int, steps: int) -> None:
+        """After the loop: hear no signals any more, and end the command if one asked for it.
+
+        Raises:
+            Stopped: Then, with how to go on.
+        """
+        self._restore()
+        if self.came:
+            done = f"{output}: stopped after step {step} of {steps}, which is saved"
+            raise Stopped(done if self._accelerator.is_main_process else "", self._heard or signal.SIGTERM)
+
+    def hear(self, number: int) -> None:
+        """Take note of a signal."""
+        if number == signal.SIGINT and self._heard and self._accelerator.num_processes == 1:
+            raise KeyboardInterrupt
+        if not self._heard and self._accelerator.is_main_process:
+            os.write(2, b"\nstopping after this step\n")  # print() may have been interrupted by the signal
+        self._heard = self._heard or number
+
+
+class _Ears:
+    """What handles signals for a `Stop` in its own process; those that it forks to load data go on until it ends."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop, self.process, self.before = weakref.ref(stop), os.getpid(), {}
+        for number in SIGNALS:
+            current = signal.getsignal(number)
+            self.before[number] = current.before[number] if isinstance(current, _Ears) else current
+            signal.signal(number, self)
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() == self.process and (stop := self.stop()) is not None:
+            stop.hear(number)
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            if signal.getsignal(number) is self:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autolink import evaluate, train
 from autolink.data import open_data
-from autolink.errors import UserError, command
+from autolink.errors import Stopped, UserError, command
 from autolink.graph import detect_spread
 from autolink.model import load
 from autolink.outputs import read_json, replacing, write_json, write_text
@@ -175,6 +175,9 @@ def _run(options: Options, cell: Cell, seed: int) -> None:
     try:
         model = train.train(train.Options(**settings))
         result = evaluate.evaluate(evaluate.Options(data=options.data, model=str(model), data_root=options.data_root))
+    except Stopped as stopped:
+        stopped.again = "the same command"
+        raise
     except Diverged as error:
         result = {"diverged": str(error)}
     write_json(folder / "result.json", result)

@@ -26,11 +26,12 @@ from autolink.data.pairs import FramePairs, Pair
 from autolink.data.sample import Mixture, Sample, SampleSet, spread
 from autolink.data.shards import Shards
 from autolink.edges import Drawing, LearnedThickness
-from autolink.errors import UserError, command
+from autolink.errors import Stopped, UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, load
 from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Thickness
+from autolink.runs import Stop
 from autolink.training import (
     Ema,
     RunLog,
@@ -41,7 +42,10 @@ from autolink.training import (
     load_checkpoint,
     local_main_first,
     logger,
+    note_of,
     require_finite,
+    require_finite_weights,
+    require_same,
     save_checkpoint,
     seeded_generator,
     start,
@@ -163,6 +167,7 @@ def train(options: Options) -> Path:
     modules, optimizers = {"model": model, "ema": ema}, {"adam": optimizer}
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
+    stop = Stop(accelerator)
     batches = endless_loader(data, options, accelerator, step)
     progress = tqdm(
         desc="keypoints and graph",
@@ -172,7 +177,7 @@ def train(options: Options) -> Path:
         disable=not accelerator.is_main_process,
     )
 
-    while step < options.steps:
+    while step < options.steps and not stop.came:
         images, looks, clips = _batch(next(batches), device)
         if options.flip:
             draws = [seeded_generator(options.seed, step, rank, "flip") for _ in range(2)]
@@ -211,7 +216,8 @@ def train(options: Options) -> Path:
             held_out_loss, picture = _examine(accelerator, ema.module, *held_out, perceptual, options)
             log.numbers(step, {"held_out_loss": held_out_loss})
             log.picture(step, "reconstructions", picture)
-        if due(step, options.save_every) or last:
+        if stop.asked() or due(step, options.save_every) or last:
+            require_finite_weights(accelerator, modules, step)
             if accelerator.is_main_process:
                 about = {"data": data.name, "steps": step, "torch": torch.__version__, "options": as_json(options)}
                 if last:  # of both, since a longer run averages what it finds in the checkpoint
@@ -221,6 +227,7 @@ def train(options: Options) -> Path:
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
+    stop.leave(options.output, step, options.steps)
     accelerator.wait_for_everyone()  # the file is there for whoever goes on with it
     return options.output / "model.safetensors"
 
@@ -288,6 +295,8 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
     )
     trained = learning.output / "model.safetensors"
     if trained.is_file():
+        decided = with_recommendations(learning)
+        require_same(decided, note_of(decided))
         steps = read_header(trained)["metadata"].get("steps", 0)
         if steps >= learning.steps:
             return trained
@@ -299,7 +308,11 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
     logger.warning(
         "no --autolink given and none shipped for '%s': training one first, in %s", options.data, learning.output
     )
-    return train(learning)
+    try:
+        return train(learning)
+    except Stopped as stopped:
+        stopped.again = "the same command"  # the application's own run has not begun
+        raise
 
 
 def _training_data(options: Options) -> SampleSet | Shards | FramePairs | Mixture:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -148,13 +149,7 @@ def _enter(options: RunOptions, fixed: Collection[str]) -> None:
         if has_checkpoint and not options.resume:
             raise UserError(f"{options.output} already holds a run; add --resume to go on, or name another --output")
         if has_checkpoint:
-            other = changed(begun(options.output / CONFIG), options, note, fixed)
-            if other is not None:
-                option, was, now = other
-                raise UserError(
-                    f"{options.output} was begun with other options: {option} {now}, but the run began with {was}; "
-                    "repeat its command with --resume, or start a new run with another --output"
-                )
+            require_same(options, note, fixed)
             done = _progress(options.output / CHECKPOINT)["step"]
             if options.steps < done:
                 raise UserError(
@@ -203,6 +198,26 @@ def begun(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: cannot be read ({error}), so what the run began with is unknown; put it back, or start a new run"
         ) from error
+
+
+def require_same(options: RunOptions, note: Mapping[str, Any], fixed: Collection[str] = ()) -> None:
+    """Find that the run in a run folder was begun with the same options.
+
+    Args:
+        options: The run's options.
+        note: `note_of` them.
+        fixed: Options among `MAY_CHANGE` that may not differ in this kind of run.
+
+    Raises:
+        UserError: If one differs, with its name.
+    """
+    other = changed(begun(options.output / CONFIG), options, note, fixed)
+    if other is not None:
+        option, was, now = other
+        raise UserError(
+            f"{options.output} was begun with other options: {option} {now}, but the run began with {was}; repeat its "
+            "command with --resume, or start a new run with another --output"
+        )
 
 
 def changed(
@@ -518,7 +533,13 @@ class RunLog:
 
 
 class Diverged(UserError):
-    """The loss of a run is no longer a number."""
+    """The loss or the weights of a run are no longer numbers."""
+
+
+WHEN_DIVERGED = (
+    "--resume goes on from the last checkpoint, with --mixed-precision no if it happens again; if that does not help, "
+    "start a new run with a lower --learning-rate or a larger --thickness"
+)
 
 
 def require_finite(value: float, step: int) -> None:
@@ -527,8 +548,17 @@ def require_finite(value: float, step: int) -> None:
     Raises:
         Diverged: Always when `value` is not finite.
     """
-    if not torch.isfinite(torch.tensor(value)):
-        raise Diverged(
-            f"the loss became {value} at step {step}; --resume goes on from the last checkpoint, with "
-            "--mixed-precision no or a larger --thickness if it happens again"
-        )
+    if not math.isfinite(value):
+        raise Diverged(f"the loss became {value} at step {step}; {WHEN_DIVERGED}")
+
+
+def require_finite_weights(accelerator: Accelerator, modules: Mapping[str, nn.Module], step: int) -> None:
+    """Stop a run before weights that are no longer numbers take the place of good ones in its files.
+
+    Raises:
+        Diverged: In all processes, if any weight, average or statistic is not finite in one.
+    """
+    tensors = [tensor for module in modules.values() for tensor in module.state_dict().values()]
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors])
+    if accelerator.reduce((~finite).sum(), "sum").item():
+        raise Diverged(f"the weights are no longer numbers at step {step}; {WHEN_DIVERGED}")

@@ -1,4 +1,4 @@
-"""Runs go on with what they began with, or not at all: options, data and models are compared, folders are taken."""
+"""Runs go on with what they began with, or not at all, are alone in their folder, and stop where they can go on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,29 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import gan_runs
 import numpy as np
 import pytest
+import torch
+import transfer_files
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
 
-from autolink import UserError, runs, training
-from autolink.train import Options, train
+from autolink import UserError, errors, runs, training
+from autolink.distil import Options as DistilOptions
+from autolink.distil import distil
+from autolink.runs import Stop
+from autolink.train import Options, autolink_for, train
+from autolink.training import Diverged, Ema
+from autolink.weights import read_header, read_metadata, read_tensors
+from autolink_apps.gan import train as gan_training
+from autolink_apps.pose_transfer import adapt as adapting
+from autolink_apps.pose_transfer import train as transfer_training
 
 
 @pytest.fixture(scope="module")
@@ -173,19 +188,22 @@ def test_a_torn_last_line_of_the_log_is_dropped_and_no_other(images: Path, tmp_p
 
 
 HOLDER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from autolink.runs import claim
 claim(Path(sys.argv[1]))
-print("taken", flush=True)
+child = os.fork()
+if child:
+    print(child, flush=True)
 time.sleep(60)
 """
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(images: Path, begun: Path) -> None:
+    """The processes that load its data, which are forked, outlive a kill of the training by some seconds."""
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(begun)], stdout=subprocess.PIPE, text=True)
+    child = int(holder.stdout.readline())
     try:
-        assert holder.stdout.readline() == "taken\n"
         for resume in (False, True):
             with pytest.raises(UserError, match=rf"in use by another training \(process {holder.pid} on "):
                 train(options(images, begun, resume=resume))
@@ -193,24 +211,10 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(images: Path, begu
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    assert (begun / ".lock").read_text().startswith(f"{holder.pid} on ")  # a stale lock
-    runs.claim(begun)
-    runs.release(begun)
-
-
-def test_processes_that_load_data_do_not_hold_the_folder(tmp_path: Path) -> None:
-    """They are forked, and outlive a kill of the training by some seconds."""
-    forks = HOLDER.replace("time.sleep(60)", "child = os.fork()\nif child: print(child, flush=True)\ntime.sleep(60)")
-    command = [sys.executable, "-c", "import os" + forks, str(tmp_path)]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "taken\n"
-    child = int(holder.stdout.readline())
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
     try:
-        runs.claim(tmp_path)
-        runs.release(tmp_path)
+        assert (begun / ".lock").read_text().startswith(f"{holder.pid} on ")  # a stale lock
+        runs.claim(begun)
+        runs.release(begun)
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -225,3 +229,154 @@ def test_a_file_system_without_locks_is_a_warning(
     runs.claim(tmp_path)
     runs.release(tmp_path)
     assert "nothing is locked there ([Errno 37] No locks available)" in caplog.text
+
+
+# Stopping
+
+
+@pytest.fixture
+def stopped_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals], None]:
+    """Sends a signal to the training of this process in its second step."""
+
+    def choose(number: signal.Signals) -> None:
+        asked, calls = Stop.asked, []
+
+        def ask(stop: Stop) -> bool:
+            calls.append(stop.came)
+            if len(calls) == 2:
+                os.kill(os.getpid(), number)
+            return asked(stop)
+
+        monkeypatch.setattr(Stop, "asked", ask)
+
+    return choose
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_from_there(
+    number: signal.Signals, stopped_by: Callable, images: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = signal.getsignal(number)
+    stopped_by(number)
+    how = dict(steps=3, save_every=100)
+    with pytest.raises(SystemExit) as ended:
+        errors.command(lambda: train(options(images, tmp_path / "broken", **how)))()
+    assert ended.value.code == 128 + number
+    line = f"{tmp_path / 'broken'}: stopped after step 2 of 3, which is saved; the same command with --resume goes on"
+    said = capfd.readouterr().err
+    assert said.splitlines()[-1] == f"interrupted: {line}" and "stopping after this step" in said
+    assert signal.getsignal(number) == before
+    train(options(images, tmp_path / "broken", resume=True, **how))
+    train(options(images, tmp_path / "whole", **how))
+    for file in ("checkpoint.safetensors", "model.safetensors"):
+        found, expected = (read_tensors(tmp_path / run / file) for run in ("broken", "whole"))
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert files(tmp_path / "broken")["log.jsonl"] == files(tmp_path / "whole")["log.jsonl"]
+
+
+def gan_run(images: Path, output: Path, **how: object) -> Path:
+    return gan_training.train(gan_runs.options_for(images, gan_runs.write_autolink(output / "given"), output, **how))
+
+
+def transfer_run(images: Path, output: Path, **how: object) -> Path:
+    same = dict(image_size=32, width=0.1, batch_size=2, perceptual="pyramid", mixed_precision="no", workers=0)
+    autolink = transfer_files.write_autolink(output / "given")
+    given = dict(data=str(images), autolink=str(autolink), output=output, **same)
+    return transfer_training.train(transfer_training.Options(**given, **how))
+
+
+def adapt_run(images: Path, output: Path, *, steps: int, resume: bool = False, **_: object) -> Path:
+    model = transfer_files.write_model(output / "given")
+    how = dict(device="cpu", batch_size=2, perceptual="pyramid", resume=resume)
+    return adapting.adapt(str(model), images / "train" / "a", steps, output, **how)
+
+
+def distil_run(images: Path, output: Path, **how: object) -> Path:
+    return distil(DistilOptions(data=(str(images),), output=output, images=6, batch_size=4, **how))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for split, count in (("train", 24), ("val", 4)):
+        for clip in "ab":
+            (folder / split).mkdir(exist_ok=True)
+            write_images(folder / split / clip, count, ord(clip))
+    return folder
+
+
+@pytest.mark.parametrize("run", [gan_run, transfer_run, adapt_run, distil_run])
+def test_every_training_stops_and_goes_on(
+    run: Callable[..., Path], stopped_by: Callable, clips: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path))
+    squeezenet = models.squeezenet1_1().features.state_dict()
+    save_file(squeezenet, tmp_path / "squeezenet1_1_features.safetensors")
+    monkeypatch.setattr("autolink.distil.HELD_OUT", 4)
+    stopped_by(signal.SIGTERM)
+    how = dict(steps=3, save_every=100)
+    with pytest.raises(errors.Stopped, match="stopped after step 2 of 3, which is saved"):
+        run(clips, tmp_path / "run", **how)
+    assert json.loads(read_metadata(tmp_path / "run" / "checkpoint.safetensors")["run"])["step"] == 2
+    assert read_header(run(clips, tmp_path / "run", resume=True, **how))["metadata"]["steps"] == 3
+
+
+def test_an_autolink_that_is_trained_on_the_way_goes_on_by_the_same_command(
+    stopped_by: Callable, images: Path, tmp_path: Path
+) -> None:
+    stopped_by(signal.SIGTERM)
+    how = dict(perceptual="pyramid", keypoints=3, thickness=1e-2, steps=3, batch_size=2)
+    with pytest.raises(errors.Stopped, match="the same command goes on"):
+        autolink_for(None, options(images, tmp_path), **how)
+    assert read_header(autolink_for(None, options(images, tmp_path), **how))["metadata"]["steps"] == 3
+    with pytest.raises(UserError, match=r"autolink was begun with other options: --width 0\.25"):
+        autolink_for(None, options(images, tmp_path, width=0.25), **how)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not() -> None:
+    stop = Stop(SimpleNamespace(num_processes=1, is_main_process=True))
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.asked() and stop.came
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_several_processes_stop_after_the_same_step() -> None:
+    flags: list[torch.Tensor] = []
+
+    def reduce(flag: torch.Tensor, _: str) -> torch.Tensor:  # of two processes, the other hears nothing
+        flags.append(flag)
+        return flag + 0
+
+    shared = dict(num_processes=2, is_main_process=False, device="cpu")
+    hears = Stop(SimpleNamespace(reduce=reduce, **shared))
+    deaf = Stop(SimpleNamespace(reduce=lambda flag, _: flag + flags[-1], **shared))
+    hears.hear(signal.SIGTERM)
+    steps = [(hears.asked(), deaf.asked()) for _ in range(2)]
+    assert steps == [(False, False), (True, True)]
+    with pytest.raises(errors.Stopped):
+        deaf.leave(Path("run"), 2, 3)
+
+
+# What is saved
+
+
+@pytest.mark.parametrize("part", ["model", "average"])
+def test_weights_that_are_no_numbers_never_replace_good_ones(
+    part: str, images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    update, calls = Ema.update_parameters, []
+
+    def spoil(ema: Ema, model: torch.nn.Module) -> None:
+        update(ema, model)
+        calls.append(part)
+        if len(calls) == 2:  # after the loss was computed, which is finite
+            (model if part == "model" else ema.module).graph.scaled_logits.data[0] = float("inf")
+
+    monkeypatch.setattr(Ema, "update_parameters", spoil)
+    with pytest.raises(Diverged, match="no longer numbers at step 2; --resume goes on from the last checkpoint"):
+        train(options(images, tmp_path, steps=4, log_every=3))
+    for file in ("checkpoint.safetensors", "model.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / file).values())
+    assert json.loads(read_metadata(tmp_path / "checkpoint.safetensors")["run"])["step"] == 1

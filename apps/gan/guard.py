@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from autolink.training import Diverged
+from autolink.training import WHEN_DIVERGED, Diverged
 
 LIMIT = 20
 """So many skipped steps in a row end a run."""
@@ -55,8 +55,7 @@ class FiniteGuard:
         self.in_a_row = self.in_a_row + 1 if skip else 0
         if self.in_a_row == LIMIT:
             raise Diverged(
-                f"the {self.name}'s loss or gradients were not finite in {LIMIT} steps in a row; --resume goes on from "
-                "the last checkpoint, with --mixed-precision no or a smaller --learning-rate if it happens again"
+                f"the {self.name}'s loss or gradients were not finite in {LIMIT} steps in a row; {WHEN_DIVERGED}"
             )
         return not skip
 

@@ -9,7 +9,7 @@ Shapes: B batch, K keypoints, S image side.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.model import AutoLink
 from autolink.ranges import Count, DoubledSide, NotNegative, Whole
+from autolink.runs import Stop
 from autolink.train import BANK, autolink_for, poses_of
 from autolink.training import (
     Ema,
@@ -35,6 +36,7 @@ from autolink.training import (
     endless_loader,
     load_checkpoint,
     local_main_first,
+    require_finite_weights,
     save_checkpoint,
     seeded_generator,
     start,
@@ -134,7 +136,7 @@ def train(options: Options) -> Path:
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
     source = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(source)
-    accelerator = start(options)
+    accelerator = start(replace(options, autolink=str(source)))
     if options.batch_size % (2 * accelerator.num_processes * options.accumulate):
         raise UserError(
             f"--batch-size {options.batch_size} must give each of {accelerator.num_processes} processes an even number "
@@ -185,13 +187,14 @@ def train(options: Options) -> Path:
         for name in stateful.keys() & states:
             stateful[name].restore(states[name])
     log = RunLog(accelerator, options.output, step)
+    stop = Stop(accelerator)
     batches = endless_loader(data, options, accelerator, step)
     progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
     values: dict[str, Tensor] = {}
     measured: dict[str, float] = {}
     logged, since = step, time.perf_counter()
 
-    while step < options.steps:
+    while step < options.steps and not stop.came:
         draws = seeded_generator(options.seed, step, rank, "gan")
         real = to_network(next(batches).image, device)
         with accelerator.autocast():
@@ -236,7 +239,8 @@ def train(options: Options) -> Path:
                 log.numbers(step, {"images": step * options.batch_size, **found})
         if (looked or compared) and accelerator.is_main_process:
             draw_curve([options.output], options.output / "curve.png")
-        if due(step, options.save_every) or last:
+        if stop.asked() or due(step, options.save_every) or last:
+            require_finite_weights(accelerator, modules, step)
             if accelerator.is_main_process:
                 about = {
                     "data": data.name,
@@ -252,6 +256,7 @@ def train(options: Options) -> Path:
             logged, since = step, time.perf_counter()  # what was measured and saved in between does not count
     progress.close()
     log.close()
+    stop.leave(options.output, step, options.steps)
     model = options.output / "model.safetensors"
     if options.push_to_hub and accelerator.is_main_process:
         hub.push(options.push_to_hub, model, measured)

@@ -32,6 +32,7 @@ from autolink.images import square
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
 from autolink.ranges import Count, NotNegative
+from autolink.runs import Stop
 from autolink.training import (
     Ema,
     RunLog,
@@ -40,6 +41,7 @@ from autolink.training import (
     endless_loader,
     load_checkpoint,
     require_finite,
+    require_finite_weights,
     save_checkpoint,
     seeded_generator,
     start,
@@ -152,11 +154,12 @@ def adapt(
 
     step = load_checkpoint(accelerator, output, modules, optimizers)[0] if resume else 0
     log = RunLog(accelerator, output, step)
+    stop = Stop(accelerator)
     batches = endless_loader(FramePairs(Frames(source.name, known)), options, accelerator, step)
     bar = {"desc": f"adapting to {source.name}", "unit": "step", "disable": not accelerator.is_main_process}
     progress = tqdm(total=steps, initial=step, **bar)
 
-    while step < steps:
+    while step < steps and not stop.came:
         looks, driving = (to_network(frames, accelerator.device) for frames in next(batches)[:2])
         if augmented:
             draws = seeded_generator(options.seed, step, accelerator.process_index, "augment")
@@ -168,7 +171,11 @@ def adapt(
 
         step += 1
         progress.update()
-        if step % EVERY == 0 or step == steps:
+        looked = step % EVERY == 0 or step == steps
+        saved = stop.asked() or looked
+        if saved:
+            require_finite_weights(accelerator, modules, step)
+        if looked:
             values = {name: accelerator.reduce(value, "mean").item() for name, value in losses.items()}
             require_finite(sum(values.values()), step)
             found, shown = examination.look(adapted)
@@ -180,9 +187,11 @@ def adapt(
                 if "usual_confidence" in original.metadata:  # of the detector, which stays as it is
                     about["usual_confidence"] = original.metadata["usual_confidence"]
                 adapted.save_pretrained(output, {**about, "original": original.metadata})
+        if saved:
             save_checkpoint(accelerator, output, step, modules, optimizers)
     progress.close()
     log.close()
+    stop.leave(output, step, steps)
     if accelerator.is_main_process:
         print(examination.table())
     accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
 from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative
+from autolink.runs import Stop
 from autolink.train import autolink_for, bank_of
 from autolink.training import (
     Ema,
@@ -36,6 +37,7 @@ from autolink.training import (
     load_checkpoint,
     local_main_first,
     require_finite,
+    require_finite_weights,
     save_checkpoint,
     seeded_generator,
     start,
@@ -103,7 +105,7 @@ def train(options: Options) -> Path:
     chosen = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(chosen)
 
-    accelerator = start(options)
+    accelerator = start(replace(options, autolink=str(chosen)))
     device, rank = accelerator.device, accelerator.process_index
     held_out = [to_network(frames, device) for frames in default_collate(others.spread(HELD_OUT))[:2]]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
@@ -132,11 +134,12 @@ def train(options: Options) -> Path:
 
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
+    stop = Stop(accelerator)
     batches = endless_loader(pairs, options, accelerator, step)
     bar = {"desc": "transfer network", "unit": "step", "disable": not accelerator.is_main_process}
     progress = tqdm(total=options.steps, initial=step, **bar)
 
-    while step < options.steps:
+    while step < options.steps and not stop.came:
         source, driving = (to_network(frames, device) for frames in next(batches)[:2])
         if options.augment:
             source, driving = augment(source, driving, seeded_generator(options.seed, step, rank, "augment"))
@@ -165,7 +168,8 @@ def train(options: Options) -> Path:
             numbers = {f"held_out_{name}": value for name, value in found.items()}
             log.numbers(step, numbers | {f"held_out_{name}_of_copying": value for name, value in copied.items()})
             log.picture(step, "transfers", picture(inputs, held_out[1], made))
-        if due(step, options.save_every) or last:
+        if stop.asked() or due(step, options.save_every) or last:
+            require_finite_weights(accelerator, modules, step)
             if accelerator.is_main_process:
                 about = {
                     "data": pairs.name,
@@ -178,6 +182,7 @@ def train(options: Options) -> Path:
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
+    stop.leave(options.output, step, options.steps)
     return options.output / "model.safetensors"
 
 
