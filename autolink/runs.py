@@ -50,7 +50,7 @@ def identity(path: Path, name: str | None = None) -> str:
     """
     path = path.resolve()
     if path.is_dir():
-        files = _files(path)
+        files = list(walk(path))
         return f"{name or path} ({len(files)} files, {_listing(path, files)})"
     return f"{name or path} ({path.stat().st_size} bytes, {contents(path)})"
 
@@ -58,7 +58,7 @@ def identity(path: Path, name: str | None = None) -> str:
 def contents(path: Path) -> str:
     """A word that changes with what is in a file, or with the files of a folder."""
     if path.is_dir():
-        return _listing(path, _files(path))
+        return _listing(path, list(walk(path)))
     size, digest = path.stat().st_size, hashlib.blake2b(digest_size=6)
     with open(path, "rb") as file:
         if size <= WHOLE:
@@ -73,17 +73,10 @@ def contents(path: Path) -> str:
 def _listing(folder: Path, files: Sequence[Path]) -> str:
     digest = hashlib.blake2b(digest_size=6)
     for file in files:
-        about = file.stat()
+        about = file.stat() if file.exists() else file.lstat()
         line = f"{file.relative_to(folder)}\0{about.st_size}\0{about.st_mtime_ns}\0"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    """Files below a folder, without those that trainings write into it."""
-    files = [file for file in walk(folder) if file.is_file()]
-    runs = {file.parent for file in files if file.name == LOG}
-    return [file for file in files if runs.isdisjoint(file.parents)] if runs else files
 
 
 def weights_identity(source: str) -> str:

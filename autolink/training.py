@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,7 @@ def _enter(options: RunOptions, fixed: Collection[str]) -> None:
     if options.resume and not has_checkpoint:
         raise UserError(f"--resume: there is no {CHECKPOINT} in {options.output}; leave --resume out to start a run")
     begun_with = [own_file(getattr(options, name, None)) for name in MODEL_OPTIONS]
-    refuse_inputs([options.output, options.output / "model.safetensors"], [options.data, *begun_with])
+    refuse_inputs([options.output, options.output / "model.safetensors"], [*_names(options.data), *begun_with])
     note = note_of(options)
     claim(options.output)
     try:
@@ -172,10 +172,13 @@ def note_of(options: RunOptions) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in DATA_OPTIONS:
         if note.get(name) is not None:
-            names = [note[name]] if isinstance(note[name], str) else note[name]
-            found[name] = ", ".join(_data_identity(data, options.data_root) for data in names)
+            found[name] = ", ".join(_data_identity(data, options.data_root) for data in _names(note[name]))
     found |= {name: weights_identity(note[name]) for name in MODEL_OPTIONS if note.get(name) is not None}
     return {**note, "identity": found}
+
+
+def _names(data: str | Sequence[str]) -> Sequence[str]:
+    return [data] if isinstance(data, str) else data
 
 
 def _data_identity(data: str, data_root: Path | None) -> str:

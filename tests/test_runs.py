@@ -77,15 +77,19 @@ OTHER = {
     "perceptual": ("builtin", "--perceptual builtin, but the run began with pyramid"),
     "mix_with": ("synthetic", "--mix-with synthetic, but the run began with None"),
     "data": ("synthetic", "--data synthetic, but the run began with "),
-    "start_from": ("the run itself", r"--start-from begun \(\w+\), but the run began with None"),
+    "start_from": ("a copy of its model", r"--start-from copy.safetensors \(\w+\), but the run began with None"),
     "steps": (1, "--steps 1: .* has done 2 already"),
 }
 
 
 @pytest.mark.parametrize("option", OTHER)
-def test_another_option_is_refused_by_name_and_nothing_changes(option: str, images: Path, begun: Path) -> None:
+def test_another_option_is_refused_by_name_and_nothing_changes(
+    option: str, images: Path, begun: Path, tmp_path: Path
+) -> None:
     value, named = OTHER[option]
-    value = str(begun) if option == "start_from" else value
+    if option == "start_from":
+        value = str(tmp_path / "copy.safetensors")
+        Path(value).write_bytes((begun / "model.safetensors").read_bytes())
     before = files(begun)
     with pytest.raises(UserError, match=named):
         train(dataclasses.replace(options(images, begun, resume=True, steps=3), **{option: value}))
