@@ -52,6 +52,17 @@ def test_videos_are_decoded_once(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("part-*"))
 
 
+@pytest.mark.parametrize("cleaned", ["a frame", "all frames", "the count"])
+def test_frames_that_were_removed_from_the_cache_are_made_again(cleaned, tmp_path):
+    path = video(tmp_path / "one.mp4")
+    first = open_data(str(path), 32)
+    (folder,) = (tmp_path / "cache" / "frames").iterdir()
+    for frame in folder.glob({"a frame": "000003.jpg", "all frames": "*.jpg", "the count": "count"}[cleaned]):
+        frame.unlink()
+    again = open_data(str(path), 32)
+    assert again.names == first.names and all(torch.equal(a.image, b.image) for a, b in zip(again, first, strict=True))
+
+
 def test_truncated_video_is_named_and_skipped(tmp_path, caplog):
     root = tmp_path / "videos"
     whole = video(root / "whole.mp4")

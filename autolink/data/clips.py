@@ -32,6 +32,7 @@ from autolink.video import open_frames
 
 logger = logging.getLogger(__name__)
 
+_COUNT = "count"  # the file, beside frames, that says how many there are
 _LAYOUT = "1"  # of the cached files; a change makes all of them again
 
 Cut = Callable[[int, np.ndarray], Image.Image | None]
@@ -84,14 +85,13 @@ def frames_of(
     def cut(number: int, frame: np.ndarray) -> Image.Image | None:
         return square(Image.fromarray(frame), image_size) if number % step == 0 else None
 
-    folders = decode_all(root, {v: _cache_name(root / v, image_size, step) for v in videos}, lambda _: nullcontext(cut))
-    for video, folder in folders.items():
-        frames = sorted(frame.name for frame in (cache / folder).iterdir())
+    folders = {video: _cache_name(root / video, image_size, step) for video in videos}
+    for video, frames in decode_all(root, folders, lambda _: nullcontext(cut)).items():
         if split is not None:
             held = max(2, round(len(frames) / 10)) if len(frames) > 3 else len(frames) // 2  # two make a pair
             border = len(frames) - held
             frames = frames[border:] if held_out_split(split) else frames[:border]
-        files += [f"{folder}/{frame}" for frame in frames]
+        files += [f"{folders[video]}/{frame}" for frame in frames]
         names += [f"{video}/{frame}" for frame in frames]
         clips += [video] * len(frames)
     if not files:
@@ -101,37 +101,49 @@ def frames_of(
 
 def decode_all(
     root: Path, videos: Mapping[str, str], cutter: Callable[[str], AbstractContextManager[Cut]]
-) -> dict[str, str]:
+) -> dict[str, list[str]]:
     """Keeps what is cut out of the frames of some videos, as `NUMBER.jpg` with the number of the frame.
 
     Args:
         root: folder that the names of the videos start from.
         videos: for each, the folder below the cache of frames to keep it in, named by a hash of what it is made from;
-            a video whose folder is there is left alone.
+            a video whose folder is there, with all frames, is left alone.
         cutter: from a video to what cuts its frames, as a context that may hold files open.
 
     Returns:
-        The videos that could be read with their folders; a warning names each of the others.
+        The videos that could be read, each with the names of its frames in order; a warning names each of the others.
 
     Raises:
         UserError: none of the videos can be read, or the cache cannot be written.
     """
     cache, read, reasons = cache_folder("frames"), {}, []
     for number, (video, folder) in enumerate(videos.items(), 1):
-        if not (cache / folder).is_dir():
+        frames = _kept(cache / folder)
+        if frames is None:
             try:
                 with cutter(video) as cut:
                     _decode(root / video, cache / folder, f"{video} ({number}/{len(videos)})", cut)
+                frames = _kept(cache / folder)
             except UserError as error:
                 logger.warning("skipped %s", error)
                 reasons.append(str(error))
                 continue
             except OSError as error:
                 raise unwritable(cache, error) from error
-        read[video] = folder
+        read[video] = frames
     if not read:
         raise UserError(f"{root}: none of its {len(videos)} video(s) can be read; {reasons[0]}")
     return read
+
+
+def _kept(folder: Path) -> list[str] | None:
+    """Names of the frames in a folder in order, or None unless all are there: what cleans caches takes single files."""
+    try:
+        count = int((folder / _COUNT).read_text())
+        frames = sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))
+    except (OSError, ValueError):
+        return None
+    return frames if len(frames) == count else None
 
 
 def _cache_name(video: Path, image_size: int, step: int) -> str:
@@ -160,6 +172,9 @@ def _decode(video: Path, target: Path, label: str, cut: Cut) -> None:
                 if image is not None:
                     image.save(partial / f"{count:06d}.jpg", quality=95, subsampling=0)
                 bar.update()
+        (partial / _COUNT).write_text(f"{len(os.listdir(partial))}\n")
+        if target.is_dir() and _kept(target) is None:
+            shutil.rmtree(target)
         try:
             os.rename(partial, target)
         except OSError:  # another process was faster, and its frames are the same

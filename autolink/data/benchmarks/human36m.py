@@ -106,12 +106,11 @@ def _open(name: str, background: bool, root: Path, image_size: int, split: str) 
         return _cutter(root / video, poses[video], masks, image_size)
 
     files, names, clips, joints = [], [], [], []
-    for video, folder in decode_all(root, folders, cutter).items():
-        frames = sorted(frame.name for frame in (cache_folder("frames") / folder).iterdir())
+    for video, frames in decode_all(root, folders, cutter).items():
         shown = poses[video][[int(Path(frame).stem) for frame in frames]]
         boxes = person_boxes(shown)[:, None]
         joints.append((shown - boxes[..., :2]) / (boxes[..., 2:] - boxes[..., :2]) * image_size)
-        files += [f"{folder}/{frame}" for frame in frames]
+        files += [f"{folders[video]}/{frame}" for frame in frames]
         names += [f"{video}/{frame}" for frame in frames]
         clips += [video] * len(frames)
     landmarks = np.concatenate(joints)
