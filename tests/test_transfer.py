@@ -25,6 +25,7 @@ from transfer_files import (
 from autolink.images import square
 from autolink.video import open_frames
 from autolink_apps.pose_transfer import PoseTransfer, casting
+from autolink_apps.pose_transfer.composing import Sketch
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_result_keeps_the_drivers_times_and_sound(
     assert said.splitlines()[-2:] == [str(output), str(tmp_path / "out-preview.mp4")]
     with open_frames(clips / "b.mp4") as driver, open_frames(output) as result:
         assert [frame.time for frame in result] == [frame.time for frame in driver] == TIMES
-        assert (result.width, result.height) == (32, 32) and result.has_audio
+        assert (result.width, result.height) == (40, 40) and result.has_audio  # the source's square
     with open_frames(tmp_path / "out-preview.mp4") as preview:
         frames = list(preview)
         assert (preview.width, preview.height) == (4 * 32, 32) and preview.has_audio
@@ -82,13 +83,13 @@ def test_result_is_what_the_parts_make(
     ]
     assert run_transfer(monkeypatch, *arguments) == 0
 
-    def squares(path: Path) -> torch.Tensor:
+    def squares(path: Path, size: int) -> torch.Tensor:
         with open_frames(path) as frames:
-            images = np.stack([square(Image.fromarray(frame.image), 32) for frame in frames])
+            images = np.stack([square(Image.fromarray(frame.image), size) for frame in frames])
         return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
     model = PoseTransfer.from_pretrained(model_file)
-    source, driver = squares(clips / "a.mp4")[:1], squares(clips / "b.mp4")
+    source, driver = squares(clips / "a.mp4", 40)[:1], squares(clips / "b.mp4", 32)
     with torch.no_grad():
         expected = model.transfer(source, model.autolink.detect(source).xy, model.autolink.detect(driver).xy)
     with open_frames(tmp_path / "out.mp4") as result:
@@ -121,7 +122,7 @@ def test_image_source_padding_and_limits(
     assert run_transfer(monkeypatch, *arguments, "--max-frames", 5, "--reference", "first", "--smooth") == 0
     with open_frames(tmp_path / "portrait-as-b.mp4") as result:
         assert [frame.time for frame in result] == TIMES[:5]
-        assert (result.width, result.height) == (22, 32)  # the source's aspect, to even numbers
+        assert (result.width, result.height) == (40, 60)  # as the source
     with open_frames(tmp_path / "portrait-as-b-preview.mp4") as preview:
         assert (preview.width, preview.height) == (128, 32)
 
@@ -131,14 +132,14 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 ) -> None:
     options = ["--preview", "off", "--precision", "float32", "--max-frames", 6]
     assert run_transfer(monkeypatch, *arguments_for(clips, model_file, tmp_path / "whole"), *options) == 0
-    paint = PoseTransfer.paint
+    sketch = PoseTransfer.sketch
 
-    def hungry(model: PoseTransfer, source: object, keypoints: torch.Tensor, edge_map: torch.Tensor) -> torch.Tensor:
+    def hungry(model: PoseTransfer, source: object, keypoints: torch.Tensor, *others: object) -> Sketch:
         if len(keypoints) > 1:
             raise torch.OutOfMemoryError("no more")
-        return paint(model, source, keypoints, edge_map)
+        return sketch(model, source, keypoints, *others)
 
-    monkeypatch.setattr(PoseTransfer, "paint", hungry)
+    monkeypatch.setattr(PoseTransfer, "sketch", hungry)
     assert run_transfer(monkeypatch, *arguments_for(clips, model_file, tmp_path / "spared"), *options) == 0
     assert "out of memory with 4 frames at a time; going on with 2" in caplog.text
     difference = np.abs(pictures(tmp_path / "whole").astype(int) - pictures(tmp_path / "spared"))
@@ -256,7 +257,7 @@ def test_a_model_is_made_before_if_wanted(
         return made.save_pretrained(tmp_path / "made.safetensors")
 
     name = f"autolink_apps.pose_transfer.{module}"
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(**{module: make}))
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(**{module: make, "IMAGE_SIZE": 32}))
     monkeypatch.chdir(tmp_path)
     arguments = ["--src", clips / "a.mp4", "--driver", clips / "b.mp4", "--device", "cpu", "--max-frames", 2, option, 7]
     arguments += ["--model", model_file] if option == "--adapt" else []
@@ -295,7 +296,8 @@ WRONG = {
     "input as motion": ("--save-motion", "linked.mp4", "is an input"),
     "unknown suffix": ("--output", "out.avi", "mp4"),
     "no batch": ("--batch-size", "0", "--batch-size"),
-    "end before start": ("--end", "0", "0 <= start < end"),
+    "a size below the network's": ("--size", "16", "--size 16: the model paints 32x32; expected 32 or more"),
+    "end before start": ("--end", "0", "--end 0: give a number above 0"),
     "beyond the end": ("--start", "99", "no frame of it"),
     "learned and given": ("--learn", "5", "leave out --model"),
 }

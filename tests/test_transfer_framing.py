@@ -12,6 +12,7 @@ from autolink_apps.pose_transfer.framing import (
     FEATHER,
     Window,
     absolute_window,
+    aligned,
     content,
     cut,
     inside,
@@ -59,6 +60,27 @@ def test_content_of_a_padded_square_has_the_aspect_and_even_sides(width: int, he
     shape = columns.stop - columns.start, rows.stop - rows.start
     assert max(shape) == 64 and not shape[0] % 2 and not shape[1] % 2
     assert abs(min(shape) - 64 * min(width, height) / max(width, height)) <= (1 if min(shape) > 2 else 2)
+
+
+@pytest.mark.parametrize("width, height", [(40, 61), (33, 19)])
+def test_content_of_a_square_of_the_frames_own_size_is_the_frame(width: int, height: int) -> None:
+    frame, side = ramp(height, width), max(width, height)
+    padded = cut(frame, aligned(whole(width, height, "pad")), side)
+    assert np.array_equal(padded[content(width, height, side)], frame)
+
+
+def test_an_aligned_window_is_cut_and_put_back_without_a_change() -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (70, 100, 3), dtype=np.uint8)
+    for window in (Window(40.3, 33.7, 30.5), Window(14.2, 14, 27.9), whole(100, 70, "crop"), whole(100, 69, "crop")):
+        placed = aligned(window)
+        left, top = (round(middle - placed.side / 2) for middle in placed[:2])
+        assert max(abs(a - b) for a, b in zip(placed, window)) <= 1
+        side = int(placed.side)
+        # A track keeps windows in single precision.
+        stored = Window(*torch.tensor(relative_window(placed, 100, 70)).tolist())
+        square = cut(frame, absolute_window(stored, 100, 70), side)
+        assert np.array_equal(square, frame[top : top + side, left : left + side])
+        assert np.array_equal(paste(frame, square, absolute_window(stored, 100, 70)), frame)
 
 
 def test_points_keep_their_place_in_the_frame_from_window_to_window() -> None:

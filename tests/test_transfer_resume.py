@@ -85,6 +85,7 @@ def test_only_the_same_command_goes_on_with_what_is_there(
         before_any_work.delattr("autolink_apps.pose_transfer.transfer.look")
         assert f"{output}: begun with --motion relative, not absolute;" in refusal({"--motion": "absolute"})
         assert "begun with --crop auto, not none;" in refusal({"--crop": "none"})
+        assert "begun with --size None, not 48;" in refusal({"--size": 48})
         assert "begun with --max-frames None, not 9;" in refusal({"--max-frames": 9})
         assert "begun with --start 0, not 0.5;" in refusal({"--start": 0.5})
         other = f"--src {clips / 'a.mp4'} ({(clips / 'a.mp4').stat().st_size} bytes), not {clips / 'b.mp4'} ("

@@ -30,7 +30,7 @@ from autolink.errors import UserError
 from autolink.video import FrameSource, VideoFrame
 
 from .eye import DOUBT, Eye
-from .framing import Fit, Window, absolute_window, cut, inside, rebase, relative_window, whole
+from .framing import Fit, Window, absolute_window, aligned, cut, inside, rebase, relative_window, whole
 from .motion import MIN_SPREAD, spread
 from .searching import search_by_confidence, search_by_steadiness
 
@@ -61,6 +61,12 @@ class Track(NamedTuple):
     def window(self, index: int, image: np.ndarray) -> Window:
         """The window of one frame, an image (H, W, 3), in its pixels."""
         return absolute_window(Window(*self.windows[index].tolist()), image.shape[1], image.shape[0])
+
+    def aligned(self, width: int, height: int) -> Track:
+        """The same in frames of that size, through windows of whole pixels."""
+        placed = (absolute_window(Window(*window), width, height) for window in self.windows.tolist())
+        windows = torch.tensor([relative_window(aligned(window), width, height) for window in placed])
+        return self._replace(poses=rebase(self.poses, self.windows, windows), windows=windows)
 
 
 class Part:

@@ -2,7 +2,7 @@
 
 A window is a square of a frame. Points are `(x, y)` in [−1, 1] of a window, or in pixels of the frame.
 
-Shapes: T frames, K keypoints, H W pixels of a frame, S side of the network's images.
+Shapes: T frames, K keypoints, H W pixels of a frame, S side of a square: of the network's images, or of the result.
 """
 
 from __future__ import annotations
@@ -44,11 +44,23 @@ def inside(window: Window, width: int, height: int, fit: Fit = "crop") -> Window
     return Window(x, y, side)
 
 
+def aligned(window: Window) -> Window:
+    """The window moved and scaled by less than a pixel, to edges of pixels; so it is cut out without resampling."""
+    side = max(1, round(window.side))
+    left, top = (math.trunc(_tidy(middle - window.side / 2)) for middle in window[:2])
+    return Window(left + side / 2, top + side / 2, side)
+
+
+def _tidy(length: float) -> float:
+    """A number of pixels; a whole one without the rounding that it went through."""
+    return round(length) if abs(length - round(length)) < 1e-3 else length
+
+
 def cut(frame: np.ndarray, window: Window, size: int) -> np.ndarray:
     """What a window shows of a frame (H, W, 3) uint8: (S, S, 3), antialiased; beyond the frame its edge repeats."""
     height, width = frame.shape[:2]
-    scale = window.side / size  # pixels of the frame for one of the square
-    left, top = window.x - window.side / 2, window.y - window.side / 2
+    scale = _tidy(window.side) / size  # pixels of the frame for one of the square
+    left, top = _tidy(window.x - window.side / 2), _tidy(window.y - window.side / 2)
     columns, rows = _covered(left, width, scale, size), _covered(top, height, scale, size)
     box = (left + columns[0] * scale, top + rows[0] * scale, left + columns[1] * scale, top + rows[1] * scale)
     box = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)  # but for rounding they are
@@ -65,7 +77,10 @@ def _covered(start: float, length: int, scale: float, size: int) -> tuple[int, i
 
 
 def content(width: int, height: int, size: int) -> tuple[slice, slice]:
-    """Rows and columns of the square that show a frame under `pad`; an even number of each."""
+    """Rows and columns of the square that show a frame under `pad`; an even number of each, or all of its own."""
+    if size == max(width, height):
+        left, top = (size - width) // 2, (size - height) // 2
+        return slice(top, top + height), slice(left, left + width)
     scale = size / max(width, height) / 2
     columns, rows = max(2, round(width * scale) * 2), max(2, round(height * scale) * 2)
     left, top = (size - columns) // 2, (size - rows) // 2
@@ -98,7 +113,8 @@ def paste(frame: np.ndarray, painted: np.ndarray, window: Window) -> np.ndarray:
         (H, W, 3) uint8, a new array.
     """
     height, width = frame.shape[:2]
-    left, top = window.x - window.side / 2, window.y - window.side / 2
+    left, top = _tidy(window.x - window.side / 2), _tidy(window.y - window.side / 2)
+    window = window._replace(side=_tidy(window.side))
     first = max(math.floor(left), 0), max(math.floor(top), 0)
     last = min(math.ceil(left + window.side), width), min(math.ceil(top + window.side), height)
     image = Image.fromarray(painted)

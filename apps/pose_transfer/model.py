@@ -8,7 +8,8 @@ The rule for sizes: a feature map of side r has min(512, 8192 / r) channels, tim
 goes down to side 8. So 128² is 128²×64, 64²×128, 32²×256, 16²×512, 8²×512 as in Figure 8; 64² begins at
 64²×128 and 256² at 256²×32.
 
-Shapes: B batch, K keypoints, S image side, r side of a feature map, C its channels.
+Shapes: B batch, K keypoints, S side of the network's images, R side of the source and of the result, r side of a
+feature map, C its channels.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from autolink.model import AutoLink, AutoLinkConfig
 from autolink.ranges import DoubledSide, Width, check
 from autolink.weights import PretrainedModel
 
-from .warp import MotionNet, warp
+from .composing import Sketch, compose, finished, settle
+from .warp import MotionNet, resized, warp
 
 Appearance = Literal["bottleneck", "warped"]
 
@@ -56,8 +58,10 @@ class Encoder(nn.Module):
 class Source(NamedTuple):
     """A source image as the network knows it: encode once, drive with any number of poses."""
 
+    pixels: Tensor
+    """(B, 3, R, R) in [−1, 1], at the size that results have."""
     images: Tensor
-    """(B, 3, S, S) in [−1, 1]."""
+    """(B, 3, S, S) in [−1, 1], as the network sees them."""
     keypoints: Tensor
     """(B, K, 2)."""
     edge_map: Tensor
@@ -67,10 +71,9 @@ class Source(NamedTuple):
 
     def expand(self, batch: int) -> Source:
         """The same source for each of `batch` poses (views, no copies); one source only."""
-        images, keypoints, edge_map, *features = (
-            x.expand(batch, *x.shape[1:]) for x in (self.images, self.keypoints, self.edge_map, *self.features)
-        )
-        return Source(images, keypoints, edge_map, features)
+        *maps, features = self
+        maps, features = ([x.expand(batch, *x.shape[1:]) for x in part] for part in (maps, features))
+        return Source(*maps, features)
 
 
 class TransferNet(nn.Module):
@@ -116,10 +119,10 @@ class TransferNet(nn.Module):
 
     def encode(self, images: Tensor, keypoints: Tensor, edge_map: Tensor) -> Source:
         """Look at the source: images (B, 3, S, S) in [−1, 1], keypoints (B, K, 2), edge map (B, 1, S, S)."""
-        return Source(images, keypoints, edge_map, self.appearance_encoder(images))
+        return Source(images, images, keypoints, edge_map, self.appearance_encoder(images))
 
-    def drive(self, source: Source, keypoints: Tensor, edge_map: Tensor) -> Tensor:
-        """The source in poses (B, K, 2) with edge maps (B, 1, S, S): images (B, 3, S, S) near [−1, 1]."""
+    def drive(self, source: Source, keypoints: Tensor, edge_map: Tensor) -> Sketch:
+        """The source in poses (B, K, 2) with edge maps (B, 1, S, S)."""
         *skips, x = self.edge_encoder(edge_map)
         x = torch.cat([x, source.features[-1]], dim=1)
         if self.motion:
@@ -127,15 +130,14 @@ class TransferNet(nn.Module):
         for block, skip, looks in zip(self.decoder, reversed(skips), reversed(source.features[:-1])):
             shortcuts = [skip]
             if self.motion:
-                visible = functional.interpolate(motion.visibility, looks.shape[-2:], mode="bilinear")
+                visible = resized(motion.visibility, looks.shape[-2:])
                 shortcuts.append(warp(looks, motion.flow) * visible.to(looks.dtype))
             x = block(torch.cat([up(x), *shortcuts], dim=1))
-        x = self.to_image(x)
+        x = self.to_image(x).float()
         if not self.motion:
-            return x
-        painted, blend = x.float().split([3, 1], dim=1)
-        moved = warp(source.images, motion.flow).float()
-        return torch.lerp(painted, moved, torch.sigmoid(blend + 1))  # + 1: begins near the moved source
+            return Sketch(x)
+        painted, blend = x.split([3, 1], dim=1)
+        return Sketch(painted, torch.sigmoid(blend + 1), motion.flow)  # + 1: begins near the moved source
 
     def forward(
         self,
@@ -145,8 +147,9 @@ class TransferNet(nn.Module):
         driving_keypoints: Tensor,
         driving_edge_map: Tensor,
     ) -> Tensor:
-        """`drive` after `encode`, in one call for training."""
-        return self.drive(self.encode(images, keypoints, edge_map), driving_keypoints, driving_edge_map)
+        """Images (B, 3, S, S) near [−1, 1]: `encode`, `drive` and `compose` in one call, for training."""
+        sketch = self.drive(self.encode(images, keypoints, edge_map), driving_keypoints, driving_edge_map)
+        return compose(sketch, images)
 
 
 @dataclass(frozen=True)
@@ -199,28 +202,50 @@ class PoseTransfer(PretrainedModel):
         return self.autolink.relative_edge_map(keypoints, self.config.image_size)
 
     def encode(self, images: Tensor, keypoints: Tensor) -> Source:
-        """Look at source images (B, 3, S, S) in [0, 1] with their keypoints (B, K, 2)."""
-        return self.network.encode(images * 2 - 1, keypoints, self.edge_map(keypoints))
+        """Look at source images (B, 3, R, R) in [0, 1] with their keypoints (B, K, 2).
+
+        The network sees them at its own size; what is made of them has theirs.
+
+        Raises:
+            ValueError: If the images are not square, or smaller than what the network paints.
+        """
+        size, (height, width) = self.config.image_size, images.shape[-2:]
+        if height != width or width < size:
+            raise ValueError(f"encode takes squares of {size}x{size} or more, not {width}x{height}")
+        pixels = images * 2 - 1
+        if width > size:
+            images = functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        else:
+            images = pixels
+        return self.network.encode(images, keypoints, self.edge_map(keypoints))._replace(pixels=pixels)
 
     def drive(self, source: Source, keypoints: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] of one source, or of B sources, in poses (B, K, 2)."""
-        return self.paint(source, keypoints, self.edge_map(keypoints))
+        """Images (B, 3, R, R) in [0, 1] of one source, or of B sources, in poses (B, K, 2)."""
+        return finished(self.sketch(source, keypoints, self.edge_map(keypoints)), source.pixels)
 
-    def paint(self, source: Source, keypoints: Tensor, edge_map: Tensor) -> Tensor:
-        """`drive`, for who has drawn the poses already: `edge_map` (B, 1, S, S) of `keypoints`."""
+    def sketch(self, source: Source, keypoints: Tensor, edge_map: Tensor, keep_still: bool = True) -> Sketch:
+        """`drive` up to the size of the result, which `finished` gives it: one frame after another, where it is large.
+
+        Args:
+            source: One, or B.
+            keypoints: (B, K, 2).
+            edge_map: (B, 1, S, S) of these keypoints.
+            keep_still: Whether what the driver does not move stays the source's (`settle`).
+        """
         if len(source.images) != len(keypoints):
             source = source.expand(len(keypoints))
-        return (self.network.drive(source, keypoints, edge_map).float() / 2 + 0.5).clamp(0, 1)
+        sketch = self.network.drive(source, keypoints, edge_map)
+        return settle(sketch, source.keypoints, keypoints) if keep_still else sketch
 
     def transfer(self, source_images: Tensor, source_keypoints: Tensor, driving_keypoints: Tensor) -> Tensor:
         """Put sources into poses; one source serves any number of poses.
 
         Args:
-            source_images: (B, 3, S, S) or (1, 3, S, S) in [0, 1].
+            source_images: (B, 3, R, R) or (1, 3, R, R) in [0, 1], of the network's size or larger.
             source_keypoints: (B, K, 2) or (1, K, 2), from `self.autolink.detect(source_images)`.
             driving_keypoints: (B, K, 2) poses *for the source*: retarget another's first (`motion.py`).
 
         Returns:
-            (B, 3, S, S) in [0, 1].
+            (B, 3, R, R) in [0, 1].
         """
         return self.drive(self.encode(source_images, source_keypoints), driving_keypoints)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autolink.devices import pick_device
+from autolink.errors import UserError
 from autolink.inference import fold
 from autolink.video import FrameSource
 from autolink.weights import resolve
@@ -49,12 +50,18 @@ class Models:
         self.model, self.name = fold(model), name
         self.eye = Eye(self.model, self.options.precision, self.batches)
         config = model.config
+        self._check_size(config.image_size)
         print(f"model: {name} ({config.image_size}x{config.image_size}, {config.appearance} appearance)")
+
+    def _check_size(self, least: int) -> None:
+        if self.options.size is not None and self.options.size < least:
+            raise UserError(f"--size {self.options.size}: the model paints {least}x{least}; expected {least} or more")
 
     def learn(self, pair: Pair) -> None:
         """Take the model that is learned from this pair."""
-        from .learn import learn
+        from .learn import IMAGE_SIZE, learn
 
+        self._check_size(IMAGE_SIZE)
         output = Path("runs") / f"learn-{pair.source.stem}-{pair.driver.stem}"
         print(f"learning: {output}")
         how = {"fit": self.options.fit, **self._how(output)}

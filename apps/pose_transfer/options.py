@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from autolink.errors import UserError
 from autolink.inference import Precision
 from autolink.losses import Features
 from autolink.outputs import refuse_inputs
-from autolink.ranges import Checked, Count, NotNegative, Positive
+from autolink.ranges import Checked, Count, NotNegative, Positive, Range
 from autolink.video import check_output
 from autolink.weights import own_file
 
 from .following import Crop
 from .framing import Fit
 from .motion import Kind
+
+Side = Annotated[int, Range(16, 4096)]
 
 SAME_PICTURES = {"output", "sound", "preview", "save_motion", "resume", "batch_size", "device"}
 """Options that change no picture of a result, or its rounding alone."""
@@ -64,6 +66,10 @@ class Options(Checked):
     """auto: where the middle of a frame does not show the object as the model knows it, a window that is searched. It
     follows the object if the model is sure enough of its keypoints (`faces-transfer` is); else it is one for the whole
     clip. none: the middle."""
+    size: Side | None = None
+    """Side in pixels of the square that is painted, at least the model's; default the source's own, at most 2160."""
+    keep_still: bool = True
+    """What the driver does not move stays the source's own pixels, instead of what the network makes of it."""
     paste_back: bool = False
     """Put what is painted back into the source's whole frame, which gives the result its size."""
     smooth: bool = False

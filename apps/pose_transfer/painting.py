@@ -1,17 +1,19 @@
-"""The frames of a transfer: what goes into each, and the network that paints them, a batch at a time.
+"""The frames of a transfer: what goes into each, the network that sketches them, a batch at a time, and their pixels.
 
-Shapes: B frames of a batch, K keypoints, S side of the network's images, n panels.
+Shapes: B frames of a batch, K keypoints, S side of the network's images, R side of the result, n panels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from autolink.background import ahead
 from autolink.inference import half_precision
@@ -19,6 +21,7 @@ from autolink.video import FrameSource
 from autolink.visualize import edge_map_image, to_uint8
 
 from .casting import Casting, Driver, Shown, resting, running
+from .composing import Sketch, finished
 from .eye import floats
 from .framing import cut
 from .model import Source
@@ -31,78 +34,115 @@ class Moment(NamedTuple):
     """What goes into one frame of the result."""
 
     shown: Shown
-    source: np.ndarray
-    """(S, S, 3) uint8, what the network sees of the source."""
+    square: np.ndarray
+    """(R, R, 3) uint8, what is taken from the source."""
+    seen: np.ndarray
+    """(S, S, 3) uint8, what the network sees of it."""
     driver: np.ndarray | None
     """(S, S, 3) uint8, likewise of the driver, for a preview that shows it."""
 
 
+class Painted(NamedTuple):
+    """One frame of the result."""
+
+    shown: Shown
+    """The source's frame behind it."""
+    image: np.ndarray
+    """(R, R, 3) uint8."""
+    panels: np.ndarray | None
+    """(S, n·S, 3) uint8, of the preview if there is one."""
+
+
 @torch.inference_mode()
 def paint(
-    models: Models, casting: Casting, source: FrameSource, driver: Driver, options: Options, first: int
-) -> Iterator[tuple[Shown, np.ndarray]]:
-    """From frame `first` on: the source's frame, and panels (S, n·S, 3) uint8 of which the rightmost is the result."""
+    models: Models, casting: Casting, source: FrameSource, driver: Driver, options: Options, side: int, first: int
+) -> Iterator[Painted]:
+    """The frames of the result from number `first` on, of `side` R."""
     painter, batches = Painter(models, casting, options), models.batches
     begin = first // batches.size * batches.size  # batches as in an unbroken run, and so the same results
-    with closing(ahead(_moments(models, casting, source, driver, options, begin), 2 * batches.size)) as moments:
+    moments = _moments(models, casting, source, driver, options, side, begin)
+    with closing(ahead(moments, 2 * batches.size)) as moments:
         while batch := list(islice(moments, batches.size)):
-            panels = _in_parts(painter, batches, batch, begin)
-            for index, (moment, row) in enumerate(zip(batch, panels), begin):
-                if index >= first:
-                    yield moment.shown, row
+            drafts = _in_parts(painter, batches, batch, begin)
+            for number, (moment, draft) in enumerate(zip(batch, drafts), begin):
+                if number >= first:
+                    yield _alone(painter, batches, moment, draft)
             begin += len(batch)
 
 
-def _in_parts(painter: Painter, batches: Batches, batch: list[Moment], begin: int) -> np.ndarray:
-    """Panels of a batch, in parts that fit into memory."""
-    return np.concatenate(batches.run(lambda part: painter.paint(batch[part], begin + part.start), len(batch)))
+def _in_parts(painter: Painter, batches: Batches, batch: list[Moment], begin: int) -> Iterator[Draft]:
+    """Drafts of a batch, in parts that fit into memory."""
+    return chain(*batches.run(lambda part: painter.draft(batch[part], begin + part.start), len(batch)))
+
+
+def _alone(painter: Painter, batches: Batches, moment: Moment, draft: Draft) -> Painted:
+    """A frame at its full size, of which memory may hold but one."""
+    return batches.run(lambda _: painter.finish(moment, draft), 1)[0]
 
 
 def _moments(
-    models: Models, casting: Casting, source: FrameSource, driver: Driver, options: Options, begin: int
+    models: Models, casting: Casting, source: FrameSource, driver: Driver, options: Options, side: int, begin: int
 ) -> Iterator[Moment]:
     """What goes into the frames of the result, from `begin` on."""
     size, times = models.eye.size, casting.times[begin:]
     runs = options.source_frame == "running"
     frames = running(source, times) if runs else resting(source, casting.source_frame, len(times))
     actors = islice(driver.part, begin, None) if driver.part and options.preview == "side-by-side" else repeat(None)
-    square, of = np.empty(0), None
+    square = seen = np.empty(0)
+    of = None
     for number, (shown, actor) in enumerate(zip(frames, actors), begin):
         if shown.index != of:
-            square, of = cut(shown.image, casting.source.window(shown.index, shown.image), size), shown.index
+            window, of = casting.source.window(shown.index, shown.image), shown.index
+            square, seen = (cut(shown.image, window, length) for length in (side, size))
         acting = actor and cut(actor.image, driver.track.window(number, actor.image), size)
-        yield Moment(shown, square, acting)
+        yield Moment(shown, square, seen, acting)
+
+
+class Draft(NamedTuple):
+    """What the network made for one frame."""
+
+    sketch: Sketch
+    edge_map: Tensor | None
+    """(1, S, S) in [0, 1], for a preview."""
 
 
 class Painter:
-    """Paints batches of a transfer.
+    """Paints the frames of a transfer.
 
     Args:
         models: Its model.
         casting: Its poses.
-        options: Precision, preview, and whether the source runs along.
+        options: Precision, preview, and what of the source rests or runs along.
     """
 
     def __init__(self, models: Models, casting: Casting, options: Options) -> None:
         self.model, self.casting, self.options = models.model, casting, options
         self.device = self.model.autolink.edge_weights.device
         self.still: Source | None = None
+        self.square, self.pixels = np.empty(0), torch.empty(0)
 
-    def paint(self, batch: list[Moment], start: int) -> np.ndarray:
-        """Panels (B, S, n·S, 3) uint8 of a batch whose first frame has the number `start`, the result rightmost."""
+    def draft(self, batch: list[Moment], start: int) -> list[Draft]:
+        """What the network makes of a batch whose first frame has the number `start`."""
         keypoints = self.casting.poses[start : start + len(batch)].to(self.device)
         edge_map = self.model.edge_map(keypoints)
         with half_precision(self.device, self.options.precision):
-            painted = self.model.paint(self._source(batch), keypoints, edge_map)
-        panels = [to_uint8(painted)]
-        if self.options.preview != "off":
-            panels.insert(0, to_uint8(edge_map_image(edge_map)))
+            sketch = self.model.sketch(self._source(batch), keypoints, edge_map, self.options.keep_still)
+        edges = [None] * len(batch) if self.options.preview == "off" else edge_map
+        return [Draft(*parts) for parts in zip(sketch.frames(), edges)]
+
+    def finish(self, moment: Moment, draft: Draft) -> Painted:
+        """A frame in the pixels of its source."""
+        if moment.square is not self.square:
+            self.square, self.pixels = moment.square, floats([moment.square], self.device) * 2 - 1
+        image = _bytes(finished(draft.sketch, self.pixels))
+        if draft.edge_map is None:
+            return Painted(moment.shown, image, None)
+        size = len(moment.seen)
+        small = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        panels = [_bytes(edge_map_image(draft.edge_map[None])), np.asarray(small)]
         if self.options.preview == "side-by-side":
-            shown = [[moment.source for moment in batch]]
-            if batch[0].driver is not None:
-                shown.append([moment.driver for moment in batch])
-            panels = [torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2) for squares in shown] + panels
-        return torch.cat(panels, dim=3).permute(0, 2, 3, 1).contiguous().numpy()
+            panels = [moment.seen, *([] if moment.driver is None else [moment.driver]), *panels]
+        return Painted(moment.shown, image, np.concatenate(panels, axis=1))
 
     def _source(self, batch: list[Moment]) -> Source:
         """The source as the network knows it: one for all frames, or one for each."""
@@ -114,4 +154,9 @@ class Painter:
 
     def _encode(self, moments: list[Moment]) -> Source:
         poses = self.casting.source.poses[[moment.shown.index for moment in moments]].to(self.device)
-        return self.model.encode(floats([moment.source for moment in moments], self.device), poses)
+        return self.model.encode(floats([moment.seen for moment in moments], self.device), poses)
+
+
+def _bytes(image: Tensor) -> np.ndarray:
+    """An image (1, 3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    return to_uint8(image)[0].permute(1, 2, 0).contiguous().numpy()

@@ -47,7 +47,9 @@ class Batches:
 
     def _shrink(self, tried: int) -> None:
         if tried == 1:
-            raise UserError("not enough memory for one frame; free some, or take another --device or a smaller model")
+            raise UserError(
+                "not enough memory for one frame; free some, or take another --device, a smaller --size or model"
+            )
         self.size = tried // 2
         logger.warning("out of memory with %d frames at a time; going on with %d", tried, self.size)
         if torch.cuda.is_available():

@@ -4,7 +4,7 @@ The driver is read as a stream twice: once for its keypoints (`following.py`), w
 retargeted to the source (`casting.py`); and once, beside the source, while frames are painted: decode → draw edges →
 paint → put back (`framing.py`) → encode. Stages have threads of their own, and memory does not grow with the length.
 
-Shapes: T frames, B of a batch, K keypoints, S side of the network's images.
+Shapes: T frames, B of a batch, K keypoints, S side of the network's images, R side of what is painted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from .models import Models
 from .options import Options, Pair, check, pairs_of, preview_path, settings_of
 from .painting import paint
 from .template import Motion, load_motion, save_motion
+
+LARGEST = 2160
+"""Side of what is painted, unless --size says more: the height of 4K, which every player shows."""
 
 
 def transfer(options: Options) -> list[Path]:
@@ -129,6 +132,8 @@ def _study_source(source: FrameSource, driver: Driver, models: Models, options: 
             driver = driver._replace(track=Track(*parts))
             length = driver.track.times[-1] - times[0] + 1 / driver.frame_rate
     print(f"length: {len(driver.track.times)} frames, {float(length):.2f} s, set by {why}")
+    if options.size is None and options.source_frame != "running":  # a window that runs along would stutter
+        track = track.aligned(source.width, source.height)
     return driver, track
 
 
@@ -148,7 +153,8 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
     """Paint all frames and write result and preview."""
     size, frame_rate = models.eye.size, driver.frame_rate
     with ExitStack() as files:
-        shape = _shape(source, size, options)
+        side = _side(source, casting, size, options)
+        shape = _shape(source, side, options)
         settings = {**settings_of(pair, options), "weights of the model": models.weights}
         how = dict(zip(("audio_from", "audio_start"), _sound(source, driver, options)), resume=options.resume)
         result = files.enter_context(open_output(pair.output, *shape, frame_rate, settings=settings, **how))
@@ -162,12 +168,13 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
         first = min(output.written for output in outputs)
         total = len(casting.times)
         bar = files.enter_context(tqdm(desc="painting", total=total, initial=first, unit="frame", disable=None))
-        frames = files.enter_context(closing(ahead(paint(models, casting, source, driver, options, first))))
+        painting = paint(models, casting, source, driver, options, side, first)
+        frames = files.enter_context(closing(ahead(painting)))
         try:
-            for index, (shown, panels) in enumerate(frames, first):
+            for index, (shown, painted, panels) in enumerate(frames, first):
                 if index >= result.written:
-                    result.write(_picture(shown, panels[:, -size:], casting, options), casting.times[index])
-                if index >= outputs[-1].written:
+                    result.write(_picture(shown, painted, casting, options), casting.times[index])
+                if panels is not None and index >= outputs[-1].written:
                     outputs[-1].write(panels, casting.times[index])
                 bar.update()
         except KeyboardInterrupt:
@@ -176,14 +183,24 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
     print(*(output.path for output in outputs), sep="\n")
 
 
-def _shape(source: FrameSource, size: int, options: Options) -> tuple[int, int]:
+def _side(source: FrameSource, casting: Casting, least: int, options: Options) -> int:
+    """Side of the square that is painted; says what set it."""
+    sides = casting.source.windows[:, 2] * min(source.width, source.height) / 2
+    own = round((sides.max() if options.source_frame == "running" else sides[casting.source_frame]).item())
+    side = min(max(own, least), LARGEST) if options.size is None else options.size
+    why = "as the source's square" if side == own else f"the source's square is {own}x{own}"
+    print(f"painted: {side}x{side}, {why}")
+    return side
+
+
+def _shape(source: FrameSource, side: int, options: Options) -> tuple[int, int]:
     """Width and height of the result."""
     if options.paste_back:
         return source.width, source.height
     if options.fit == "pad":
-        rows, columns = content(source.width, source.height, size)
+        rows, columns = content(source.width, source.height, side)
         return columns.stop - columns.start, rows.stop - rows.start
-    return size, size
+    return side, side
 
 
 def _sound(source: FrameSource, driver: Driver, options: Options) -> tuple[Path | None, Fraction]:
@@ -196,7 +213,7 @@ def _sound(source: FrameSource, driver: Driver, options: Options) -> tuple[Path 
 
 
 def _picture(shown: Shown, painted: np.ndarray, casting: Casting, options: Options) -> np.ndarray:
-    """A frame of the result, from what was painted (S, S, 3) and the source's frame behind it."""
+    """A frame of the result, from what was painted (R, R, 3) and the source's frame behind it."""
     if options.paste_back:
         return paste(shown.image, painted, casting.source.window(shown.index, shown.image))
     if options.fit == "pad":

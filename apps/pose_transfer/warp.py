@@ -68,10 +68,17 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return (a[..., :, None] * b[..., None, :]).flatten(-2)
 
 
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) at another size (H, W), bilinearly."""
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
 def warp(features: Tensor, flow: Tensor) -> Tensor:
     """Fetch (B, C, H, W) features along a flow (B, 2, F, F) resized to H × W; outside, the border repeats."""
     height, width = features.shape[-2:]
-    flow = functional.interpolate(flow.float(), (height, width), mode="bilinear", align_corners=False)
+    flow = resized(flow.float(), (height, width))
     positions = pixel_grid(height, width, device=flow.device) + flow.permute(0, 2, 3, 1)
     # Sampled in float32: half precision would round positions to whole pixels.
     sampled = functional.grid_sample(features.float(), positions, padding_mode="border", align_corners=False)

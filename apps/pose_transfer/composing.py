@@ -1,0 +1,102 @@
+"""From what the network says of a frame, at its own size, to the frame's pixels at any size.
+
+Most of a moved portrait is the source moved: where flow and blend say so, pixels are fetched from the source at its own
+resolution, and only what is painted anew is enlarged. What does not move stays as it is (`settle`): a network that
+blends hardly ever says quite 1, so its painting would shine through everywhere, and it drags along what lies
+around the object.
+
+Shapes: B batch, K keypoints, S side of the network's images, F side of the flow, R side of the result.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autolink.geometry import pixel_grid
+
+from .warp import resized, warp
+
+AROUND = (1.4, 2.1)
+"""Where the object ends: so far from the middle of its keypoints, in their standard deviations. Of each pair here, a
+smooth step begins at the first and has ended at the second."""
+FAR = (2.1, 2.8)
+"""Likewise, where not even hair and clothes belong to it."""
+LEAST_SPREAD = 0.03
+"""Added to the spread of keypoints, so that an object whose keypoints lie on a line has a width."""
+MOTION = (1 / 256, 1 / 64)
+"""Lengths of the flow: a pixel that would move by a quarter of one of 128 is at rest, one that moves by one is not."""
+BELIEF = (0.6, 0.8)
+"""Shares of the moved source: with less, the network does not believe that it belongs there; with more, it is sure."""
+
+
+class Sketch(NamedTuple):
+    """A frame as the network makes it."""
+
+    painted: Tensor
+    """(B, 3, S, S) float32 near [−1, 1]."""
+    blend: Tensor | None = None
+    """(B, 1, S, S) float32 in [0, 1], the share of the moved source; None if all is painted."""
+    flow: Tensor | None = None
+    """(B, 2, F, F) float32, see `warp.py`; None likewise."""
+
+    def frames(self) -> list[Sketch]:
+        """Each frame as a batch of its own."""
+        count = len(self.painted)
+        parts = ([None] * count if part is None else part.split(1) for part in self)
+        return [Sketch(*frame) for frame in zip(*parts)]
+
+
+def compose(sketch: Sketch, pixels: Tensor) -> Tensor:
+    """The frame in the pixels of its source: (B, 3, R, R) or (1, 3, R, R) near [−1, 1] → (B, 3, R, R)."""
+    painted = resized(sketch.painted, pixels.shape[-2:])
+    if sketch.flow is None:
+        return painted
+    moved = warp(pixels.expand(len(painted), -1, -1, -1), sketch.flow).float()
+    return torch.lerp(painted, moved, resized(sketch.blend, pixels.shape[-2:]))
+
+
+def settle(sketch: Sketch, source: Tensor, driving: Tensor) -> Sketch:
+    """Leave at rest what the driver does not move.
+
+    Around the object, as its keypoints (B, K, 2) in both poses tell, a pixel rests that would hardly move, and far from
+    it one whose movement the network itself does not believe. Such pixels are the source's own; of the others around
+    the object, those that are sure to be moved ones are moved ones entirely. It is the flow that fades, not one
+    picture into another, so there is neither a seam nor a double contour.
+    """
+    if sketch.flow is None:
+        return sketch
+    size = sketch.flow.shape[-1]
+    distance = torch.minimum(_distance(source.float(), size), _distance(driving.float(), size))
+    around, far = _step(distance, *AROUND), _step(distance, *FAR)
+    moving = _step(sketch.flow.norm(dim=1, keepdim=True), *MOTION)
+    believed = _step(functional.adaptive_avg_pool2d(sketch.blend, size), *BELIEF)
+    resting = torch.maximum(around * (1 - moving), far * (1 - believed))
+    sure = torch.maximum(around * believed, resting)
+    blend = sketch.blend + (1 - sketch.blend) * resized(sure, sketch.blend.shape[-2:])
+    return Sketch(sketch.painted, blend, sketch.flow * (1 - resting))
+
+
+def _distance(keypoints: Tensor, size: int) -> Tensor:
+    """How far pixels are from poses (B, K, 2), in standard deviations of a pose in that direction: (B, 1, F, F)."""
+    middle = keypoints.mean(1, keepdim=True)
+    variance = (keypoints - middle).square().mean(1) + LEAST_SPREAD**2
+    xy = (keypoints - middle).prod(2).mean(1)[:, None, None]
+    xx, yy = variance[..., None, None].unbind(1)
+    x, y = (pixel_grid(size, size, device=keypoints.device) - middle.unsqueeze(1)).unbind(-1)  # each (B, F, F)
+    squared = (yy * x.square() - 2 * xy * x * y + xx * y.square()) / (xx * yy - xy.square())
+    return squared.sqrt().unsqueeze(1)
+
+
+def _step(values: Tensor, begin: float, end: float) -> Tensor:
+    """Smoothly from 0 up to `begin` to 1 from `end` on."""
+    share = ((values - begin) / (end - begin)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def finished(sketch: Sketch, pixels: Tensor) -> Tensor:
+    """`compose`, as images in [0, 1]."""
+    return (compose(sketch, pixels) / 2 + 0.5).clamp(0, 1)
