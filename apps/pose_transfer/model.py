@@ -219,9 +219,9 @@ class PoseTransfer(PretrainedModel):
             images = pixels
         return self.network.encode(images, keypoints, self.edge_map(keypoints))._replace(pixels=pixels)
 
-    def drive(self, source: Source, keypoints: Tensor) -> Tensor:
-        """Images (B, 3, R, R) in [0, 1] of one source, or of B sources, in poses (B, K, 2)."""
-        return finished(self.sketch(source, keypoints, self.edge_map(keypoints)), source.pixels)
+    def drive(self, source: Source, keypoints: Tensor, keep_still: bool = True) -> Tensor:
+        """Images (B, 3, R, R) in [0, 1] of one source, or of B sources, in poses (B, K, 2); see `sketch`."""
+        return finished(self.sketch(source, keypoints, self.edge_map(keypoints), keep_still), source.pixels)
 
     def sketch(self, source: Source, keypoints: Tensor, edge_map: Tensor, keep_still: bool = True) -> Sketch:
         """`drive` up to the size of the result, which `finished` gives it: one frame after another, where it is large.
@@ -237,15 +237,18 @@ class PoseTransfer(PretrainedModel):
         sketch = self.network.drive(source, keypoints, edge_map)
         return settle(sketch, source.keypoints, keypoints) if keep_still else sketch
 
-    def transfer(self, source_images: Tensor, source_keypoints: Tensor, driving_keypoints: Tensor) -> Tensor:
+    def transfer(
+        self, source_images: Tensor, source_keypoints: Tensor, driving_keypoints: Tensor, keep_still: bool = True
+    ) -> Tensor:
         """Put sources into poses; one source serves any number of poses.
 
         Args:
             source_images: (B, 3, R, R) or (1, 3, R, R) in [0, 1], of the network's size or larger.
             source_keypoints: (B, K, 2) or (1, K, 2), from `self.autolink.detect(source_images)`.
             driving_keypoints: (B, K, 2) poses *for the source*: retarget another's first (`motion.py`).
+            keep_still: Whether what the driver does not move stays the source's, which training does not ask for.
 
         Returns:
             (B, 3, R, R) in [0, 1].
         """
-        return self.drive(self.encode(source_images, source_keypoints), driving_keypoints)
+        return self.drive(self.encode(source_images, source_keypoints), driving_keypoints, keep_still)
