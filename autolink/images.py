@@ -27,6 +27,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
@@ -252,6 +253,14 @@ def load_square(source: Path | str | BinaryIO, size: int, box: Box | None = None
         if turn in _TURNS:
             width, height = height, width
     return np.array(cut), (width, height)  # a copy that owns its memory and may be written to
+
+
+# -- writing ----------------------------------------------------------------------------------------
+
+
+def png(image: np.ndarray) -> bytes:
+    """A picture (H, W, 3) uint8 as a PNG file."""
+    return iio.imwrite("<bytes>", image, extension=".png")  # not to a path, which imageio may take for an address
 
 
 # -- looking before reading -------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Video as a stream of frames, in and out, with PyAV: a clip is never in memory as a whole.
 
 Read with `open_frames` (a video, an animation, a picture, a folder of pictures); write with `open_output`
-(an mp4, a webm, a gif, a folder of pictures) or `VideoWriter`:
+(an mp4, a webm, an animation, a folder of pictures) or `VideoWriter`:
 
     with (
         open_frames("in.mov") as frames,
@@ -255,7 +255,7 @@ def open_output(
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> FrameOutput:
-    """Where to write frames to: `.mp4`, `.webm`, `.gif`, or, without a suffix, a folder of PNG files.
+    """Where to write frames to: `.mp4`, `.webm`, `.gif`, `.webp`, `.apng`, or, without a suffix, a folder of PNG.
 
     Args:
         path: what is written; its suffix says how. See `VideoWriter` and `FolderWriter`.
@@ -263,7 +263,7 @@ def open_output(
         height: likewise.
         frame_rate: frames a second, see `FrameOutput`.
         audio_from: a video or sound file: its sound from its first picture (time 0) on, up to the end of the last
-            frame. Left aside for a gif, and if the file has no sound.
+            frame. Left aside for an animation, and if the file has no sound.
         audio_start: seconds after the first picture of `audio_from` that are time 0 here instead.
         resume: go on from what an interrupted output of the same settings has left, if it has left anything:
             `written` says how many frames are there already and are not to be written again.

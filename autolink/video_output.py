@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from autolink import media
 from autolink.errors import UserError
 from autolink.files import STILLS, holds
+from autolink.images import png
 from autolink.outputs import write_json
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ class FolderWriter(FrameOutput):
         picture = self.path / _name(self.written)
         part = picture.with_suffix(".png.part")
         with media.reported(self.path, f"the {self.written} pictures written so far are in it"):
-            Image.fromarray(image).save(part, format="PNG")
+            part.write_bytes(png(image))
             self._times.write(f"{picture.name},{Decimal(time.numerator) / time.denominator:.12f}\n")
             self._times.flush()
             os.replace(part, picture)

@@ -1,7 +1,7 @@
 """Videos, frame by frame into a file that plays whatever happens: `VideoWriter`.
 
-Pictures are encoded into `NAME.part`, a fragmented mp4 (for a gif without loss, in RGB), and at the end copied, with
-the sound, into the file of the wanted kind; a gif is made of them in two passes (`autolink.gif`). An interrupted
+Pictures are encoded into `NAME.part`, a fragmented mp4 (for an animation without loss, in RGB), and at the end copied,
+with the sound, into the file of the wanted kind; an animation is made of them (`autolink.animations`). An interrupted
 writer therefore leaves the same thing for every kind, and going on from it is the same for every kind: what is
 written after that goes into `NAME.part2`, and both are joined whenever there is time for it.
 """
@@ -24,8 +24,8 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from autolink import media
+from autolink.animations import ANIMATION_SUFFIXES, write_animation
 from autolink.errors import UserError
-from autolink.gif import write_gif
 from autolink.outputs import refuse_inputs
 from autolink.video_output import FrameOutput, require_same
 
@@ -54,8 +54,10 @@ _VP9 = {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "5", "row-mt"
 _KINDS = {
     ".mp4": _Kind("libx264", {"crf": "18"}, "yuv420p", media.MP4_SOUND),
     ".webm": _Kind("libvpx-vp9", _VP9, "yuv420p", media.WEBM_SOUND),
-    ".gif": _Kind("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", None),
+    **dict.fromkeys(ANIMATION_SUFFIXES, _Kind("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", None)),
 }
+_LARGEST_WEBP = 16383
+_NAMES = ".mp4, .webm, .gif, .webp or .apng"
 
 # 1/90000 s holds the multiples of 1/24, 1/25, 1/30, 1/50, 1/60 and 1001/30000 s; other rates make it finer.
 _TICKS, _MOST_TICKS = 90_000, 9_000_000
@@ -76,7 +78,7 @@ def check_output(path: Path | str) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix and suffix not in _KINDS:
-        raise UserError(f"{path}: expected a file name ending in .mp4, .webm or .gif, or a folder name without a dot")
+        raise UserError(f"{path}: expected a file name ending in {_NAMES}, or a folder name without a dot")
     if suffix and path.is_dir():
         raise UserError(f"{path}: there is a folder of this name; choose another")
     if not suffix and path.exists() and not path.is_dir():
@@ -84,21 +86,22 @@ def check_output(path: Path | str) -> None:
 
 
 class VideoWriter(FrameOutput):
-    """Writes an mp4 (H.264), a webm (VP9) or a gif frame by frame, with the sound of another file.
+    """Writes an mp4 (H.264), a webm (VP9) or an animation frame by frame, with the sound of another file.
 
     The file appears under its name, complete, at the end, and replaces one that was there. If the block ends by an
     exception or the process is killed, `NAME` is untouched, and what was written is in `NAME.part`, an mp4 without
     sound: all of it, or after a kill all but the last seconds.
 
     Videos are yuv420p, BT.709, limited range. Times that are multiples of 1/90000 s, or of 1/frame_rate at all usual
-    rates, are exact in an mp4; others are rounded to 1/90000 s or finer, in a webm to 1/1000 s. A gif has
-    256 colours for all frames, no sound, times that are multiples of 1/100 s, and at most 50 frames a second: a frame
-    that comes sooner after another is left out.
+    rates, are exact in an mp4; others are rounded to 1/90000 s or finer, in a webm to 1/1000 s. Animations
+    loop, and have no sound. A gif has 256 colours for all frames, times that are multiples of 1/100 s, and at most 50
+    frames a second; a webp or apng times that are multiples of 1/1000 s, and at most 90. A frame that comes sooner
+    after another is left out. An apng is without loss, and large.
 
     Args:
-        path: ends in .mp4, .webm or .gif. Folders on the way to it are made.
+        path: ends in .mp4, .webm, .gif, .webp or .apng. Folders on the way to it are made.
         width: of the images, in pixels. yuv420p has even sizes only: to an odd one, a pixel is added on the
-            right or at the bottom that repeats the edge. A gif keeps odd sizes.
+            right or at the bottom that repeats the edge. Animations keep odd sizes.
         height: likewise.
         frame_rate: frames a second: spacing of frames written without a time, and how long the last is shown.
         audio_from: a video or sound file. Its sound stays in line with its first picture (time 0), and ends
@@ -128,7 +131,9 @@ class VideoWriter(FrameOutput):
         super().__init__(path, width, height, frame_rate, settings)
         check_output(path)
         if not self.path.suffix:
-            raise UserError(f"{path}: expected a file name ending in .mp4, .webm or .gif")
+            raise UserError(f"{path}: expected a file name ending in {_NAMES}")
+        if self.path.suffix.lower() == ".webp" and max(width, height) > _LARGEST_WEBP:
+            raise UserError(f"{path}: {width}x{height}, where a WebP has up to {_LARGEST_WEBP} a side; choose .apng")
         self._kind = _KINDS[self.path.suffix.lower()]
         ticks = math.lcm(_TICKS, self.frame_rate.numerator)
         self._second = ticks if ticks <= _MOST_TICKS else _TICKS  # in ticks
@@ -215,8 +220,10 @@ class VideoWriter(FrameOutput):
         with media.reported(self.path, self._so_far):
             self._end_part()
             try:
-                if self.path.suffix.lower() == ".gif":
-                    write_gif(complete, self._pictures, self.width, self.height, self.frame_rate)
+                if self.path.suffix.lower() in ANIMATION_SUFFIXES:
+                    write_animation(
+                        complete, self.path.suffix.lower(), self._pictures, self.width, self.height, self.frame_rate
+                    )
                 else:
                     self._copy(complete, self._kind.sound.container, self._soundtrack, end)
                 os.replace(complete, self.path)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from autolink.edges import draw_edges
 from autolink.geometry import to_pixels
+from autolink.images import png
 from autolink.outputs import replacing
 
 COLOURS = ((238, 102, 119), (102, 204, 238), (204, 187, 68), (34, 136, 51), (170, 51, 119), (68, 119, 170))
@@ -40,7 +41,7 @@ def save_png(path: str | Path, image: Tensor) -> Path:
     path = Path(path)
     image = image.cpu() if image.dtype == torch.uint8 else to_uint8(image)
     with replacing(path) as part:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(part, format="PNG")
+        part.write_bytes(png(image.permute(1, 2, 0).numpy()))
     return path
 
 

@@ -203,7 +203,9 @@ def test_transparency_shows_grey_as_in_pictures(tmp_path, name, codec, pixels):
 # -- as a stream ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("suffix", "length"), [(".mp4", 2000), (".webm", 300), (".gif", 150)])
+@pytest.mark.parametrize(
+    ("suffix", "length"), [(".mp4", 2000), (".webm", 300), (".gif", 150), (".webp", 150), (".apng", 150)]
+)
 def test_memory_does_not_grow_with_the_length(tmp_path, suffix, length):
     """150 frames are 17 MB. tracemalloc sees numpy's memory, the peak of the process ffmpeg's too."""
     resource = pytest.importorskip("resource")
@@ -214,7 +216,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, suffix, length):
         with VideoWriter(path, 256, 144, 25) as video:
             for i in range(length):
                 video.write(np.roll(image, i, axis=1))
-        with VideoReader(path) as frames:
+        with open_frames(path) as frames:
             return sum(1 for _ in frames)
 
     there_and_back(tmp_path / f"short{suffix}", 100)

@@ -1,4 +1,4 @@
-"""Outputs of all kinds: mp4, webm, gif and folders of pictures, chosen by their names."""
+"""Outputs of all kinds: mp4, webm, animations and folders of pictures, chosen by their names."""
 
 from __future__ import annotations
 
@@ -44,35 +44,53 @@ def written(path: Path, images: list[np.ndarray], rate: Fraction | float = 25, *
 
 
 @pytest.mark.parametrize(
-    ("name", "codec", "size"),
-    [("a.mp4", "h264", (50, 64)), ("a.WEBM", "vp9", (50, 64)), ("a.gif", "gif", (49, 63)), ("a", "png", (49, 63))],
+    ("name", "kind", "size"),
+    [
+        ("a.mp4", "h264", (50, 64)),
+        ("a.WEBM", "vp9", (50, 64)),
+        ("a.gif", "GIF", (49, 63)),
+        ("a.webp", "WEBP", (49, 63)),
+        ("a.APNG", "PNG", (49, 63)),
+        ("a", "PNG", (49, 63)),
+    ],
 )
-def test_the_name_chooses(tmp_path, name, codec, size):
-    path = written(tmp_path / "deep" / name, [quarters(49, 63)] * 6)
+def test_the_name_chooses(tmp_path, name, kind, size):
+    images = [quarters(49, 63) for _ in range(6)]
+    for number, image in enumerate(images):  # else a WebP would show the first for longer
+        image[0, 5 * number : 5 * number + 5] = 255
+    path = written(tmp_path / "deep" / name, images)
     with open_frames(path) as frames:
         shown = list(frames)
         assert (frames.height, frames.width) == size
     assert len(shown) == 6
     for frame in shown:
         assert_quarters(frame.image, [RED, GREEN, BLUE, WHITE], tolerance=4)
-    file = path / "000005.png" if path.is_dir() else path
-    with av.open(str(file)) as container:
-        assert container.streams.video[0].codec_context.codec.canonical_name == codec
+    if path.suffix in (".mp4", ".WEBM"):
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.codec.canonical_name == kind
+    else:
+        with Image.open(path / "000005.png" if path.is_dir() else path) as picture:
+            assert picture.format == kind
 
 
 def test_names_that_cannot_be_written(tmp_path):
     (tmp_path / "film.webm").mkdir()
     (tmp_path / "file").write_text("no folder")
-    for name, words in [("a.avi", r"ending in \.mp4, \.webm or \.gif"), ("film.webm", "folder"), ("file", "a file of")]:
+    for name, words in [
+        ("a.avi", r"ending in \.mp4, \.webm, \.gif, \.webp or \.apng"),
+        ("a.png", r"\.apng"),
+        ("film.webm", "folder"),
+        ("file", "a file of"),
+    ]:
         for use in (check_output, lambda path: open_output(path, 32, 32, 25)):
             with pytest.raises(UserError, match=words) as caught:
                 use(tmp_path / name)
             assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
-    for name in ("a.mp4", "a.webm", "a.gif", "a", "film"):
+    for name in ("a.mp4", "a.webm", "a.gif", "a.webp", "a.apng", "a", "film"):
         check_output(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.apng", "a"])
 def test_without_a_frame_nothing_is_left(tmp_path, name):
     with pytest.raises(UserError, match="no frame"), open_output(tmp_path / name, 32, 32, 25):
         pass
@@ -153,7 +171,52 @@ def test_a_piece_after_the_end_of_the_sound_is_silent(tmp_path, caplog):
     assert "its sound ends before 2 s" in caplog.text
 
 
-# -- gif --------------------------------------------------------------------------------------------
+# -- animations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.apng"])
+def test_a_webp_or_apng_keeps_time_to_a_thousandth(tmp_path, name):
+    times = [Fraction(i, 25) + Fraction(i % 3, 100) for i in range(12)]
+    write_video(tmp_path / name, (VideoFrame(numbered(i), time) for i, time in enumerate(times)), 5)
+    with open_frames(tmp_path / name) as frames:
+        assert [frame.time for frame in frames] == times
+        assert frames.duration == times[-1] + Fraction(1, 5)
+    with Image.open(tmp_path / name) as picture:
+        assert (picture.n_frames, picture.info["loop"]) == (12, 0)
+    written(tmp_path / name, [numbered(i) for i in range(30)], NTSC)
+    with open_frames(tmp_path / name) as frames:
+        assert [frame.time for frame in frames] == [Fraction(round(i / NTSC * 1000), 1000) for i in range(30)]
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.apng"])
+def test_a_webp_or_apng_has_no_frame_that_viewers_would_slow_down(tmp_path, name):
+    with open_frames(written(tmp_path / name, [numbered(i) for i in range(60)], 120)) as frames:
+        times = [frame.time for frame in frames]
+    assert min(b - a for a, b in pairwise(times)) > Fraction(1, 100) and len(times) >= 30
+
+
+def test_what_a_webp_and_an_apng_lose(tmp_path):
+    """Nothing in an APNG; in a WebP little where it is smooth."""
+    y, x = np.mgrid[:65, :97]
+    shades = np.stack([x * 2, y * 3, (x + y) % 128 + 64], axis=2).astype(np.uint8)
+    images = [np.roll(shades, 3 * i, axis=1) for i in range(8)]
+    for name, most, mean in (("a.apng", 0, 0), ("a.webp", 80, 3)):
+        with open_frames(written(tmp_path / name, images)) as frames:
+            errors = [np.abs(frame.image.astype(int) - image) for frame, image in zip(frames, images, strict=True)]
+        assert np.max(errors) <= most and np.mean(errors) <= mean
+
+
+def test_what_is_too_large_for_a_webp_is_said_before_the_work(tmp_path):
+    with pytest.raises(UserError, match="20000x16, where a WebP has up to 16383"):
+        open_output(tmp_path / "a.webp", 20_000, 16, 25)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_animation_of_one_frame_is_a_picture(tmp_path):
+    for name in ("a.gif", "a.webp", "a.apng"):
+        with open_frames(written(tmp_path / name, [quarters()])) as frames:
+            assert_quarters(next(iter(frames)).image, [RED, GREEN, BLUE, WHITE])
+            assert frames.frame_count == 1
 
 
 @pytest.mark.parametrize("rate", [NTSC, Fraction(25), Fraction(7)])

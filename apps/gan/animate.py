@@ -48,7 +48,7 @@ class Options(SampleOptions):
     """A video in which the appearance changes and the pose stays, or the other way round."""
 
     output: Path
-    """What to write: a name ending in .mp4, .webm or .gif, or a folder of pictures."""
+    """What to write: a name ending in .mp4, .webm, .gif, .webp or .apng, or a folder of pictures."""
     vary: Literal["appearance", "pose"] = "appearance"
     """What changes over time. Of the other, all that are asked for (--count poses, --columns appearances) stand side by
     side; with pose, the edge map is at the left."""

@@ -34,8 +34,8 @@ class Options(Checked):
     driver: tuple[Path, ...]
     """Whose motion: a video, a folder of frames, or a motion saved by --save-motion; several for all pairs."""
     output: Path | None = None
-    """What to write: .mp4, .webm, .gif, or a folder of PNG files (a name without a suffix); default SRC-as-DRIVER.mp4
-    in the working directory. Of several pairs: the folder for such videos."""
+    """What to write: .mp4, .webm, .gif, .webp, .apng, or a folder of PNG files (a name without a suffix); default
+    SRC-as-DRIVER.mp4 in the working directory. Of several pairs: the folder for such videos."""
     model: str | None = None
     """A shipped name, a file, a folder or a hub id; default faces-transfer. `people-transfer` knows standing people."""
     adapt: Count | None = None

@@ -1,0 +1,151 @@
+"""Frames as an animation that loops: a gif with the palette that suits all of them best, a WebP or an APNG.
+
+However many there are, one is in memory at a time, and each has its own time. Not so with imageio, which holds all of
+them when it writes through Pillow, and spaces them evenly when it writes through PyAV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+from av.filter.context import FilterContext
+from PIL import Image
+
+ANIMATION_SUFFIXES = frozenset({".gif", ".webp", ".apng"})
+"""Of the animations that can be written."""
+
+_GIF_TICK, _TICK = Fraction(1, 100), Fraction(1, 1000)  # the units in which they count, in seconds
+_GIF_SHORTEST, _SHORTEST = 2, 11  # ticks: what asks for less is shown for a tenth of a second
+_WEBP = {"quality": 90, "method": 4}  # a talking head at 256² has 43 dB so, in 4.4 kB a frame
+
+Frames = Callable[[], Iterator[av.VideoFrame]]
+"""Begins a pass over frames with their times."""
+
+
+def write_animation(path: Path, suffix: str, frames: Frames, width: int, height: int, frame_rate: Fraction) -> None:
+    """Writes an animation, in two passes over the frames; an APNG in one.
+
+    Times are rounded to 1/100 s in a gif, else to 1/1000 s. A frame that comes less than 1/50 s after the one before,
+    or 11/1000 s in a WebP or APNG, is left out.
+
+    Args:
+        path: the file to write.
+        suffix: one of `ANIMATION_SUFFIXES`.
+        frames: begins a pass.
+        width: of the frames, in pixels.
+        height: likewise.
+        frame_rate: frames a second: how long the last is shown.
+    """
+    if suffix == ".gif":
+        last = max(_GIF_SHORTEST, round(1 / frame_rate / _GIF_TICK))
+        shown = _indexed(frames, width, height)
+        _encode(path, "gif", "pal8", shown, width, height, frame_rate, {"loop": "0", "final_delay": str(last)})
+        return
+    last = max(_SHORTEST, round(1 / frame_rate / _TICK))
+    if suffix == ".apng":
+        options = {"plays": "0", "final_delay": str(last * _TICK)}
+        _encode(path, "apng", "rgb24", _shown(frames(), "rgb24"), width, height, frame_rate, options)
+    else:
+        _write_webp(path, frames, width, height, last)
+
+
+def _encode(
+    path: Path,
+    encoder: str,
+    pixels: str,
+    frames: Iterator[av.VideoFrame],
+    width: int,
+    height: int,
+    frame_rate: Fraction,
+    options: dict[str, str],
+) -> None:
+    """Writes frames, timed, by the encoder of ffmpeg that has the name of the format."""
+    with av.open(f"file:{path}", "w", format=encoder, options=options) as output:
+        stream = output.add_stream(encoder, rate=frame_rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.time_base = stream.codec_context.time_base = _GIF_TICK if encoder == "gif" else _TICK
+        for frame in frames:
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+def _write_webp(path: Path, frames: Frames, width: int, height: int, last: int) -> None:
+    """Writes a WebP by Pillow's encoder: ffmpeg's holds all frames, and guesses how long the last is shown."""
+    ticks = [frame.pts for frame in _shown(frames(), "rgb24")]
+    durations = [after - before for before, after in pairwise(ticks)] + [last]
+    shown = _shown(frames(), "rgb24")
+    picture, at = Image.new("RGB", (width, height)), -1
+
+    def seek(number: int) -> None:
+        nonlocal at
+        while at < number:
+            picture.paste(Image.fromarray(next(shown).to_ndarray()))
+            at += 1
+
+    seek(0)
+    picture.n_frames, picture.seek = len(ticks), seek  # Pillow saves such a picture frame by frame
+    picture.save(path, "WEBP", save_all=True, duration=durations, loop=0, **_WEBP)
+
+
+def _shown(frames: Iterator[av.VideoFrame], pixels: str) -> Iterator[av.VideoFrame]:
+    """Frames that an animation can show, timed from the first in its unit, in such pixels; `bgra` for a gif."""
+    tick, shortest = (_GIF_TICK, _GIF_SHORTEST) if pixels == "bgra" else (_TICK, _SHORTEST)
+    start = last = None
+    for frame in frames:
+        at = round(frame.pts * frame.time_base / tick)
+        start = at if start is None else start
+        if last is None or at - last >= shortest:
+            last = at
+            frame = frame.reformat(format=pixels)
+            frame.pts, frame.time_base = at - start, tick
+            yield frame
+
+
+# -- the palette of a gif ---------------------------------------------------------------------------
+
+
+def _indexed(frames: Frames, width: int, height: int) -> Iterator[av.VideoFrame]:
+    """Frames in the 256 colours that suit all of them best."""
+    palette = _palette(_shown(frames(), "bgra"), width, height)
+    graph = av.filter.Graph()
+    source, colours, sink = _buffer(graph, width, height), _buffer(graph, 16, 16), graph.add("buffersink")
+    paint = graph.add("paletteuse", "dither=bayer:bayer_scale=4")
+    source.link_to(paint, 0, 0)
+    colours.link_to(paint, 0, 1)
+    paint.link_to(sink)
+    graph.configure()
+    colours.push(palette)
+    colours.push(None)
+    for frame in _shown(frames(), "bgra"):
+        source.push(frame)
+        yield from _pulled(sink)
+    source.push(None)
+    yield from _pulled(sink)
+
+
+def _palette(frames: Iterator[av.VideoFrame], width: int, height: int) -> av.VideoFrame:
+    """The colours of all frames, as a picture."""
+    graph = av.filter.Graph()
+    source, sink = _buffer(graph, width, height), graph.add("buffersink")
+    graph.link_nodes(source, graph.add("palettegen"), sink).configure()
+    for frame in frames:
+        source.push(frame)
+        next(_pulled(sink), None)  # takes the frame from the queue
+    source.push(None)
+    return next(_pulled(sink))
+
+
+def _buffer(graph: av.filter.Graph, width: int, height: int) -> FilterContext:
+    return graph.add_buffer(width=width, height=height, format="bgra", time_base=_GIF_TICK)
+
+
+def _pulled(sink: FilterContext) -> Iterator[av.VideoFrame]:
+    """Frames that are ready."""
+    with suppress(av.error.BlockingIOError, av.error.EOFError):
+        while True:
+            yield sink.pull()
