@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
 from autolink.outputs import refuse_inputs, write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
-from autolink.runs import LOG, claim, difference, identity, read_log, release, weights_identity
+from autolink.runs import LOG, SIGNALS, claim, difference, identity, read_log, release, weights_identity
 from autolink.visualize import save_png
 from autolink.weights import header_part, own_file, read_metadata, read_tensors, write_safetensors
 
@@ -374,8 +375,15 @@ def endless_loader(
             num_workers=workers,
             pin_memory=accelerator.device.type == "cuda",
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_signals,
         )
     )
+
+
+def _ignore_signals(_: int) -> None:
+    """Launchers and terminals send signals to these processes too; the training decides when they end (see `Stop`)."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_network(images: Tensor, device: torch.device) -> Tensor:

@@ -346,6 +346,25 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+class Struck(torch.utils.data.Dataset):
+    """Each process that loads it gets all signals, as launchers and terminals send them to whole groups."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        for number in runs.SIGNALS:
+            os.kill(os.getpid(), number)
+        return os.getpid()
+
+
+def test_processes_that_load_data_go_on(tmp_path: Path) -> None:
+    alone = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+    batches = training.endless_loader(Struck(), options(tmp_path, tmp_path, workers=1), alone, 0)
+    (pid, _), again = next(batches).tolist(), next(batches).tolist()
+    assert pid != os.getpid() and again == [pid, pid]
+
+
 def test_several_processes_stop_after_the_same_step() -> None:
     flags: list[torch.Tensor] = []
 
