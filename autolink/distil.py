@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.data.sample import spread
@@ -28,6 +27,7 @@ from autolink.scenes import damaged, scenes
 from autolink.training import (
     RunLog,
     RunOptions,
+    StepBar,
     as_json,
     due,
     load_checkpoint,
@@ -87,7 +87,7 @@ def distil(options: Options) -> Path:
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
     stop = Stop(accelerator)
-    progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
+    progress = StepBar(accelerator, options, step, "features")
 
     while step < options.steps and not stop.came:
         rate = options.learning_rate * min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps)) / 2

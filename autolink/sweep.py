@@ -30,7 +30,7 @@ from autolink.model import load
 from autolink.outputs import read_json, replacing, write_json, write_text
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.ranges import Count
-from autolink.training import CHECKPOINT, Diverged, as_json, logger
+from autolink.training import CHECKPOINT, Diverged, as_json, logger, on_processor, say_what_was_decided
 from autolink.visualize import image_grid, overlay
 
 
@@ -122,6 +122,9 @@ def sweep(options: Options) -> Path:
     Raises:
         UserError: If data or options cannot be used, or the folder holds another sweep.
     """
+    asked, options = options, train.with_sizes(options)
+    if on_processor():
+        say_what_was_decided(asked, options, train.FOR_PROCESSOR)
     axes = SWEEPS[options.sweep]
     selected = _selected(axes, options.only)
     if open_data(options.data, options.image_size, "val", options.data_root).landmark_count == 0:

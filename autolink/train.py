@@ -8,17 +8,16 @@ Shapes: B batch, K keypoints, S image side.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
@@ -27,26 +26,30 @@ from autolink.data.sample import Mixture, Sample, SampleSet, spread
 from autolink.data.shards import Shards
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import Stopped, UserError, command
-from autolink.losses import Features, Norm, PerceptualLoss, disagreement
+from autolink.losses import Features, Norm, PerceptualLoss, disagreement, light_features
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, load
-from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Thickness
+from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Side, Thickness, Width
 from autolink.runs import Stop
 from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
+    StepBar,
     as_json,
+    decided,
     due,
     endless_loader,
     load_checkpoint,
     local_main_first,
     logger,
     note_of,
+    on_processor,
     require_finite,
     require_finite_weights,
     require_same,
     save_checkpoint,
+    say_what_was_decided,
     seeded_generator,
     start,
     to_network,
@@ -56,8 +59,29 @@ from autolink.weights import manifest, read_header
 
 HELD_OUT = 64
 """Held-out images on which the loss is measured while training."""
+ON_GPU = {
+    "steps": 20_000,
+    "batch_size": 64,
+    "image_size": 128,
+    "width": 1.0,
+    "learning_rate": 1e-4,
+    "perceptual": "vgg16",
+}
+"""What options are that were left open, on a GPU: the paper's recipe (Section 3.3)."""
+ON_PROCESSOR = {
+    "steps": 3_000,
+    "batch_size": 32,
+    "image_size": 128,
+    "width": 0.25,
+    "learning_rate": 4e-4,
+    "perceptual": light_features,
+}
+"""The same where there is no GPU: a graph in hours instead of days."""
+FOR_PROCESSOR = "no GPU: sizes for a processor"
 GENERAL_KEYPOINTS, GENERAL_THICKNESS = 10, 5e-4
 """K and σ² for data that no benchmark's values are known for."""
+THICKNESS_ON_PROCESSOR = {64: 2.5e-3, 128: 1e-3}
+"""σ² by the side of the images at which small networks learn soon; that of larger images is the last."""
 SHOWN = 8
 """Held-out images in a picture."""
 BANK = 256
@@ -66,10 +90,18 @@ BANK = 256
 
 @dataclass
 class Options(RunOptions):
-    """Train AutoLink. Defaults are the paper's recipe (Section 3.3)."""
+    """Train AutoLink. Defaults are the paper's recipe (Section 3.3), or where there is no GPU one for a processor."""
 
     output: Path = Path("runs/autolink")
     """Run folder: checkpoint, model, logs and pictures are written here."""
+    steps: Count | None = None
+    """Training steps in all; default 20,000, on a processor 3,000."""
+    batch_size: Count | None = None
+    """Images a step, over all devices together; default 64, on a processor 32."""
+    image_size: Side | None = None
+    """Side of the square training images: 64, 128 or 256; default 128."""
+    width: Width | None = None
+    """Channel multiplier on the paper's networks; default that of --start-from, else 1, on a processor 0.25."""
     start_from: str | None = None
     """Begin with this AutoLink, of the same width: file, folder, shipped name or hub id. Its keypoints keep their
     meaning, so that little data of a like kind are enough."""
@@ -77,15 +109,15 @@ class Options(RunOptions):
     """Number of keypoints K; default: that of --start-from, the paper's for a benchmark, else 10."""
     thickness: Thickness | None = None
     """σ² of the edges; default: that of --start-from, the paper's for a benchmark and K (tuned, else 5e-5), else 5e-4,
-    which learns more reliably with few keypoints."""
+    which learns more reliably with few keypoints; on a processor 1e-3, or 2.5e-3 up to 64²."""
     flip: bool | None = None
     """Mirror half of the training images; default: as the official code does for a benchmark, else not."""
     mix_with: str | None = None
     """Data for a second half of the training images, named as --data is: with few individuals, many that are like them
     keep the meaning of the keypoints, as `synthetic` does for bodies."""
-    perceptual: Features = "vgg16"
-    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), builtin (shipped), pyramid
-    (weaker)."""
+    perceptual: Features | None = None
+    """Features of the loss: vgg16 (the paper's; default), squeezenet (ten times lighter; default on a processor),
+    builtin (shipped; default there if SqueezeNet's weights cannot be had), pyramid (weaker)."""
     loss_norm: Norm = "l1"
     """Distance between features: l1 (official code) or l2 (Eq. 6 as printed)."""
     loss_size: Annotated[int, Range(32, 4096)] | None = None
@@ -100,8 +132,8 @@ class Options(RunOptions):
     agreement_weight: NotNegative = 0.0
     """Weight of the difference between the shapes of the clips' mean poses, for a few individuals filmed alike: a
     keypoint then means the same on each."""
-    learning_rate: NotNegative = 1e-4
-    """The optimiser's; the edge weights' is 512 times as much."""
+    learning_rate: NotNegative | None = None
+    """The optimiser's; default 1e-4, on a processor 4e-4. The edge weights' is 512 times as much."""
     graph_learning_rate: NotNegative | None = None
     """In its place for the edge weights, 512 times as much again; default the same. A lower one keeps weak edges alive
     while the keypoints still look for their places."""
@@ -131,6 +163,9 @@ class Options(RunOptions):
         )
 
 
+Chosen = TypeVar("Chosen", bound=Options)
+
+
 def train(options: Options) -> Path:
     """Train, and return the file of the trained model (`model.safetensors` in the run folder).
 
@@ -140,9 +175,12 @@ def train(options: Options) -> Path:
     begun = load(options.start_from) if options.start_from else None
     asked, options = options, with_recommendations(options, begun.config if begun else None)
     accelerator = start(options)
-    if accelerator.is_main_process and options.data in BENCHMARKS and options != asked:
-        decided = f"--keypoints {options.keypoints} --thickness {options.thickness:g} --flip {options.flip}"
-        logger.warning("%s: recommended values are used where none were given: %s", options.data, decided)
+    open_ones = {name for name, value in vars(asked).items() if value is None}
+    of_paper = options.data in BENCHMARKS and open_ones & {"keypoints", "thickness", "flip"}
+    because = [f"{options.data}: keypoints, σ² and mirroring of the paper"] if of_paper else []
+    because += [FOR_PROCESSOR] if on_processor() and open_ones & {*ON_PROCESSOR, "thickness"} else []
+    if because and not options.resume:
+        say_what_was_decided(asked, options, "; ".join(because))
     device, rank = accelerator.device, accelerator.process_index
     with local_main_first():  # videos are decoded into a cache once
         data = _training_data(options)
@@ -169,13 +207,7 @@ def train(options: Options) -> Path:
     log = RunLog(accelerator, options.output, step)
     stop = Stop(accelerator)
     batches = endless_loader(data, options, accelerator, step)
-    progress = tqdm(
-        desc="keypoints and graph",
-        total=options.steps,
-        initial=step,
-        unit="step",
-        disable=not accelerator.is_main_process,
-    )
+    progress = StepBar(accelerator, options, step, "keypoints and graph")
 
     while step < options.steps and not stop.came:
         images, looks, clips = _batch(next(batches), device)
@@ -247,20 +279,26 @@ def poses_of(model: AutoLink, samples: list[Sample]) -> Tensor:
 
 
 def with_recommendations(options: Options, begun: AutoLinkConfig | None = None) -> Options:
-    """The options with all that was left open decided: by the model to start from, the benchmark, or in general."""
+    """The options with all that was left open decided.
+
+    By what the run began with if it goes on, the model to start from, the benchmark, the device, or in general.
+    """
+    known = {} if begun is None else {name: getattr(begun, name) for name in ("keypoints", "thickness", "width")}
+    options = with_sizes(options, known)
     benchmark = BENCHMARKS.get(options.data)
-    keypoints, thickness, flip = options.keypoints, options.thickness, options.flip
-    if begun is not None:
-        keypoints = begun.keypoints if keypoints is None else keypoints
-        thickness = begun.thickness if thickness is None else thickness
     if benchmark is None:
-        keypoints = GENERAL_KEYPOINTS if keypoints is None else keypoints
-        thickness = GENERAL_THICKNESS if thickness is None else thickness
+        options = decided(options, {"keypoints": GENERAL_KEYPOINTS, "flip": False}, known)
+        sides = [side for side in THICKNESS_ON_PROCESSOR if side >= options.image_size] or [max(THICKNESS_ON_PROCESSOR)]
+        thickness = THICKNESS_ON_PROCESSOR[sides[0]] if on_processor() else GENERAL_THICKNESS
     else:
-        keypoints = benchmark.keypoints if keypoints is None else keypoints
-        thickness = benchmark.thickness(keypoints) if thickness is None else thickness
-        flip = benchmark.flip if flip is None else flip
-    return replace(options, keypoints=keypoints, thickness=thickness, flip=bool(flip))
+        options = decided(options, {"keypoints": benchmark.keypoints, "flip": benchmark.flip}, known)
+        thickness = benchmark.thickness(options.keypoints)
+    return decided(options, {"thickness": thickness}, known)
+
+
+def with_sizes(options: Chosen, *known: Mapping[str, Any]) -> Chosen:
+    """The options with all decided that the device decides on, unless the run that goes on or `known` does."""
+    return decided(options, ON_PROCESSOR if on_processor() else ON_GPU, *known)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -295,18 +333,26 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
     )
     trained = learning.output / "model.safetensors"
     if trained.is_file():
-        decided = with_recommendations(learning)
-        require_same(decided, note_of(decided))
-        steps = read_header(trained)["metadata"].get("steps", 0)
-        if steps >= learning.steps:
+        learning.resume = True  # what is left open is as it was then
+        plan = with_recommendations(learning)
+        require_same(plan, note_of(plan))
+        if read_header(trained)["metadata"].get("steps", 0) >= plan.steps:
             return trained
-        learning.resume = True
     shipped = manifest().get(options.data)
     if shipped is not None and shipped["task"] == AutoLink.task and not learning.resume:
         logger.warning("no --autolink given: using the shipped '%s'", options.data)
         return Path(options.data)
+    plan = with_recommendations(learning)
     logger.warning(
-        "no --autolink given and none shipped for '%s': training one first, in %s", options.data, learning.output
+        "no --autolink given and none shipped for '%s': training one first, in %s (%s steps of %d images at %d², width "
+        "%g, features %s); --autolink takes one that there is, fewer --autolink-steps shorten it",
+        options.data,
+        plan.output,
+        f"{plan.steps:,}",
+        plan.batch_size,
+        plan.image_size,
+        plan.width,
+        plan.perceptual,
     )
     try:
         return train(learning)

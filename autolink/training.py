@@ -14,11 +14,13 @@ import logging
 import math
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 from autolink.data.folder import split_folder
 from autolink.data.registry import find_data
@@ -56,6 +59,8 @@ MAY_CHANGE = {
 """Options that need not be those that a run began with when it goes on, and why; all others must be."""
 DATA_OPTIONS, MODEL_OPTIONS = ("data", "mix_with"), ("start_from", "autolink", "model")
 """Options that name data sets, and models: what they lead to is compared too."""
+SMALL_WIDTH, SMALL_SIDE = 0.25, 64
+"""Width and side of an image with which a processor learns in hours."""
 HELD_ORDER = 2**20
 """Samples up to which the order of an epoch is held in memory."""
 FEISTEL_ROUNDS = 6
@@ -244,12 +249,54 @@ def changed(
     return difference(was, {name: now[name] for name in compared})
 
 
+Run = TypeVar("Run", bound=RunOptions)
+
+
+def decided(options: Run, defaults: Mapping[str, Any], *known: Mapping[str, Any]) -> Run:
+    """The options; those that were left open are as in the run that goes on, else as known, else by default.
+
+    Args:
+        options: The run's options; None is left open.
+        defaults: Values of the options to decide on; of a function, what it returns.
+        known: Values that come before the defaults, if they have any.
+    """
+    file = options.output / CONFIG
+    sources = (begun(file) if options.resume and file.is_file() else {}, *known, defaults)
+    chosen = {}
+    for name in defaults:
+        if getattr(options, name) is None:
+            value = next(source[name] for source in sources if source.get(name) is not None)
+            chosen[name] = value() if callable(value) else value
+    return dataclasses.replace(options, **chosen)
+
+
+def say_what_was_decided(asked: Run, options: Run, because: str) -> None:
+    """One line with the options that were left open and now are not."""
+    flags = []
+    for field in dataclasses.fields(options):
+        before, now = getattr(asked, field.name), getattr(options, field.name)
+        if before is None and now:
+            name = f"--{field.name.replace('_', '-')}"
+            flags.append(name if now is True else f"{name} {now:g}" if isinstance(now, float) else f"{name} {now}")
+    if flags and PartialState().is_main_process:
+        logger.warning("used where nothing was given (%s): %s", because, " ".join(flags))
+
+
+def on_processor() -> bool:
+    """Whether training computes on a CPU, as Accelerate is configured."""
+    return _processes().device.type == "cpu"
+
+
+def _processes() -> PartialState:
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def local_main_first() -> AbstractContextManager[None]:
     """A block that one process of each machine runs before the others, such as one that fills a cache.
 
     For use before `start`: the state that Accelerate keeps of the processes is set up as `Accelerator` would.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).local_main_process_first()
+    return _processes().local_main_process_first()
 
 
 def _precision(wanted: str, device: torch.device) -> str:
@@ -390,6 +437,76 @@ def to_network(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images (B, 3, H, W) to floats in [−1, 1] on the device, channels last."""
     images = images.to(device, non_blocking=True)
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+class StepBar(tqdm):
+    """A progress bar of training steps that, after the first of them, says how long all of them will take here.
+
+    The first step sets things up and is not counted.
+
+    Args:
+        accelerator: The run's accelerator.
+        options: The run's options.
+        step: Steps done before.
+        name: What learns.
+    """
+
+    MEASURED, ENOUGH, WORTH_TELLING, LONG = 4, 10.0, 60.0, 3600.0
+    """Steps that are timed, or as many as take so many seconds; of what takes less is nothing said; what takes more is
+    said with how to shorten it."""
+
+    def __init__(self, accelerator: Accelerator, options: RunOptions, step: int, name: str) -> None:
+        shown = accelerator.is_main_process
+        super().__init__(desc=name, total=options.steps, initial=step, unit="step", disable=not shown)
+        self._accelerator, self._options, self._left = accelerator, options, options.steps - step
+        self._timed, self._since = (-1, 0.0) if shown else (None, 0.0)
+
+    def update(self, n: float = 1) -> bool | None:
+        """Count steps that were done."""
+        self._left -= n
+        if self._timed is not None:
+            self._measure()
+        return super().update(n)
+
+    def _measure(self) -> None:
+        if self._timed < 0:
+            self._since = self._now()
+        self._timed += 1
+        if not self._timed:
+            return
+        seconds = self._now() - self._since if self._timed == self.MEASURED else time.perf_counter() - self._since
+        if self._timed == self.MEASURED or seconds > self.ENOUGH:
+            pace, self._timed = seconds / self._timed, None
+            if pace * self._left > self.WORTH_TELLING:
+                with self.external_write_mode(file=sys.stderr):
+                    logger.warning("%s: %s", self.desc, forecast(self._left, pace, self._accelerator, self._options))
+
+    def _now(self) -> float:
+        """The clock when the device has done what it was given."""
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def forecast(steps: int, pace: float, accelerator: Accelerator, options: RunOptions) -> str:
+    """How long some steps of `pace` seconds take, where, and, if that is long, which options shorten it."""
+    count, device = accelerator.num_processes, "processor" if accelerator.device.type == "cpu" else "GPU"
+    where = f"this {device}" if count == 1 else f"these {count} processes"
+    text = f"{steps:,} steps of about {pace:.2g} s: {duration(steps * pace)} on {where}"
+    if steps * pace < StepBar.LONG:
+        return text
+    shorter = [f"--width {SMALL_WIDTH}"] if options.width > SMALL_WIDTH else []
+    shorter += [f"--image-size {SMALL_SIDE}"] if options.image_size > SMALL_SIDE else []
+    shorter += ["--perceptual squeezenet"] if getattr(options, "perceptual", None) == "vgg16" else []
+    return f"{text}; {', '.join([*shorter, 'fewer --steps'])} or a smaller --batch-size shorten it"
+
+
+def duration(seconds: float) -> str:
+    """Some time in words, in the largest unit of which there are two."""
+    for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} seconds"
 
 
 class Ema(AveragedModel):

@@ -53,6 +53,7 @@ class Options(train.Options):
 
 def ablate(options: Options) -> Path:
     """Train and measure what is missing; returns the table."""
+    options = train.with_defaults(options)
     claim(options)
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
     autolink = str(autolink_for(options.autolink, options, **learner))

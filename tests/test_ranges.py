@@ -139,7 +139,7 @@ def test_a_range_says_what_to_give(kind, fits, message):
 
 
 def test_an_option_cannot_be_changed_to_nonsense_either():
-    options = RunOptions("synthetic", Path("x"))
+    options = RunOptions("synthetic", Path("x"), batch_size=64)
     with pytest.raises(UserError, match=r"^--batch-size 0: give a whole number from 1 on$"):
         options.batch_size = 0
     assert options.batch_size == 64
@@ -209,4 +209,4 @@ def test_commands_still_parse_and_show_their_numbers(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(TrainOptions, args=["--help"])
     shown = capsys.readouterr().out
-    assert "--steps INT" in shown and "--keypoints {None}|INT" in shown
+    assert "--seed INT" in shown and "--keypoints {None}|INT" in shown

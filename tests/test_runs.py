@@ -50,7 +50,7 @@ def write_images(folder: Path, count: int = 12, seed: int = 0) -> Path:
 def options(images: Path, output: Path, **changes: object) -> Options:
     settings = {
         **dict(data=str(images), output=output, steps=2, batch_size=2, image_size=32, width=0.125, workers=0),
-        **dict(keypoints=3, thickness=1e-2, perceptual="pyramid", mixed_precision="no"),
+        **dict(keypoints=3, thickness=1e-2, perceptual="pyramid", mixed_precision="no", learning_rate=1e-4),
         **dict(log_every=1, sample_every=100, save_every=1),
     }
     return Options(**{**settings, **changes})

@@ -39,7 +39,7 @@ def images(tmp_path: Path) -> Path:
 def options(images: Path, output: Path, **changes) -> Options:
     settings = {
         **dict(data=str(images), output=output, steps=6, batch_size=4, image_size=32, width=0.125, workers=0),
-        **dict(keypoints=3, thickness=1e-2, perceptual="pyramid", mixed_precision="no"),
+        **dict(keypoints=3, thickness=1e-2, perceptual="pyramid", mixed_precision="no", learning_rate=1e-4),
         **dict(log_every=2, sample_every=3, save_every=3),
     }
     return Options(**{**settings, **changes})

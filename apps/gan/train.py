@@ -16,28 +16,31 @@ from typing import Literal
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from autolink.adversarial import Discriminator
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
-from autolink.losses import Features
+from autolink.losses import Features, light_features
 from autolink.model import AutoLink
-from autolink.ranges import Count, DoubledSide, NotNegative, Whole
+from autolink.ranges import Count, DoubledSide, NotNegative, Whole, Width
 from autolink.runs import Stop
-from autolink.train import BANK, autolink_for, poses_of
+from autolink.train import BANK, FOR_PROCESSOR, autolink_for, poses_of
 from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
+    StepBar,
     as_json,
+    decided,
     due,
     endless_loader,
     load_checkpoint,
     local_main_first,
+    on_processor,
     require_finite_weights,
     save_checkpoint,
+    say_what_was_decided,
     seeded_generator,
     start,
     to_network,
@@ -60,6 +63,24 @@ from autolink_apps.gan.metrics import (
 from autolink_apps.gan.rehearsal import rehearse
 from autolink_apps.gan.sample import labelled_grid
 
+ON_GPU = {
+    "steps": 100_000,
+    "batch_size": 32,
+    "image_size": 128,
+    "width": 1.0,
+    "perceptual": "vgg16",
+    "autolink_steps": 20_000,
+}
+"""What options are that were left open, where there is a GPU."""
+ON_PROCESSOR = {
+    "steps": 13_500,
+    "batch_size": 16,
+    "image_size": 64,
+    "width": 0.25,
+    "perceptual": light_features,
+    "autolink_steps": 3_000,
+}
+"""The same where there is none: those of `faces-gan`."""
 MAPPING_RATE = 0.01
 """The mapping network's share of the learning rate, as in StyleGAN2."""
 POSE_EVERY = 4
@@ -79,16 +100,19 @@ class Options(RunOptions):
     autolink: str | None = None
     """The AutoLink: a shipped name, file, folder or hub id. Default: one for this data from the run folder or
     shipped; else one is trained first."""
-    autolink_steps: Count = 20_000
-    """Steps to train an AutoLink for, if one must be trained."""
-    perceptual: Features = "vgg16"
-    """Features of the loss of an AutoLink that must be trained: vgg16, squeezenet, builtin or pyramid."""
-    image_size: DoubledSide = 128
-    """Side of the square images: a power of two, such as 64, 128 or 256."""
-    steps: Count = 100_000
-    """Training steps in all."""
-    batch_size: Count = 32
-    """Images a step, over all devices together."""
+    autolink_steps: Count | None = None
+    """Steps to train an AutoLink for, if one must be trained; default 20,000, on a processor 3,000."""
+    perceptual: Features | None = None
+    """Features of the loss of an AutoLink that must be trained: vgg16 (default), squeezenet (default on a processor),
+    builtin (default there if SqueezeNet's weights cannot be had) or pyramid."""
+    image_size: DoubledSide | None = None
+    """Side of the square images: 64, 128 or 256; default 128, on a processor 64."""
+    width: Width | None = None
+    """Channel multiplier on the paper's networks; default 1, on a processor 0.25."""
+    steps: Count | None = None
+    """Training steps in all; default 100,000, on a processor 13,500."""
+    batch_size: Count | None = None
+    """Images a step, over all devices together; default 32, on a processor 16."""
     learning_rate: NotNegative = 3e-4
     """Adam's, for generator and discriminator; StyleGAN2's 2e-3 belongs to its equalised learning rates."""
     r1_gamma: NotNegative = 1.0
@@ -126,6 +150,7 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
+    options = with_defaults(options)
     # What can be wrong with the options is found before an AutoLink is trained.
     if options.push_to_hub:
         hub.reserve(options.push_to_hub)
@@ -189,7 +214,7 @@ def train(options: Options) -> Path:
     log = RunLog(accelerator, options.output, step)
     stop = Stop(accelerator)
     batches = endless_loader(data, options, accelerator, step)
-    progress = tqdm(total=options.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
+    progress = StepBar(accelerator, options, step, "generator and discriminator")
     values: dict[str, Tensor] = {}
     measured: dict[str, float] = {}
     logged, since = step, time.perf_counter()
@@ -263,10 +288,18 @@ def train(options: Options) -> Path:
     return model
 
 
+def with_defaults(options: Options) -> Options:
+    """The options with all that was left open decided, for the device; and say so."""
+    asked, options = options, decided(options, ON_PROCESSOR if on_processor() else ON_GPU)
+    if on_processor() and not options.resume:
+        say_what_was_decided(asked, options, FOR_PROCESSOR)
+    return options
+
+
 @command
 def main() -> None:
     """Entry point of `accelerate launch apps/gan/train.py`."""
-    options = tyro.cli(Options, description=__doc__)
+    options = with_defaults(tyro.cli(Options, description=__doc__))
     if options.dry_run:
         rehearse(options, train)
     else:

@@ -37,6 +37,7 @@ from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
+    StepBar,
     as_json,
     endless_loader,
     load_checkpoint,
@@ -156,8 +157,7 @@ def adapt(
     log = RunLog(accelerator, output, step)
     stop = Stop(accelerator)
     batches = endless_loader(FramePairs(Frames(source.name, known)), options, accelerator, step)
-    bar = {"desc": f"adapting to {source.name}", "unit": "step", "disable": not accelerator.is_main_process}
-    progress = tqdm(total=steps, initial=step, **bar)
+    progress = StepBar(accelerator, options, step, f"adapting to {source.name}")
 
     while step < steps and not stop.came:
         looks, driving = (to_network(frames, accelerator.device) for frames in next(batches)[:2])

@@ -14,31 +14,33 @@ from pathlib import Path
 
 import torch
 import tyro
-from torch import Tensor
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from autolink.adversarial import Discriminator
 from autolink.data import open_data
 from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
-from autolink.losses import Features, PerceptualLoss
+from autolink.losses import Features, PerceptualLoss, light_features
 from autolink.model import AutoLink
-from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative
+from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative, Width
 from autolink.runs import Stop
-from autolink.train import autolink_for, bank_of
+from autolink.train import FOR_PROCESSOR, autolink_for, bank_of
 from autolink.training import (
     Ema,
     RunLog,
     RunOptions,
+    StepBar,
     as_json,
+    decided,
     due,
     endless_loader,
     load_checkpoint,
     local_main_first,
+    on_processor,
     require_finite,
     require_finite_weights,
     save_checkpoint,
+    say_what_was_decided,
     seeded_generator,
     start,
     to_network,
@@ -47,6 +49,24 @@ from autolink_apps.pose_transfer.augment import augment
 from autolink_apps.pose_transfer.lesson import Lesson, errors, network_inputs, paint, picture
 from autolink_apps.pose_transfer.model import Appearance, PoseTransfer
 
+ON_GPU = {
+    "steps": 20_000,
+    "batch_size": 64,
+    "image_size": 128,
+    "width": 1.0,
+    "perceptual": "vgg16",
+    "autolink_steps": 20_000,
+}
+"""What options are that were left open, where there is a GPU."""
+ON_PROCESSOR = {
+    "steps": 3_000,
+    "batch_size": 16,
+    "image_size": 64,
+    "width": 0.25,
+    "perceptual": light_features,
+    "autolink_steps": 3_000,
+}
+"""The same where there is none."""
 HELD_OUT = 64
 """Held-out pairs on which the error is measured while training."""
 
@@ -57,8 +77,14 @@ class Options(RunOptions):
 
     output: Path = Path("runs/pose-transfer")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    image_size: DoubledSide = 128
-    """Side of the square images: a power of two, such as 64, 128 or 256."""
+    steps: Count | None = None
+    """Training steps in all; default 20,000, on a processor 3,000."""
+    batch_size: Count | None = None
+    """Images a step, over all devices together; default 64, on a processor 16."""
+    image_size: DoubledSide | None = None
+    """Side of the square images: 64, 128 or 256; default that of --start-from, else 128, on a processor 64."""
+    width: Width | None = None
+    """Channel multiplier on the paper's networks; default that of --start-from, else 1, on a processor 0.25."""
     autolink: str | None = None
     """Frozen AutoLink: file, folder, shipped name or hub id. Else this data's is used, or trained."""
     appearance: Appearance = "warped"
@@ -80,11 +106,11 @@ class Options(RunOptions):
     """Steps from one R1 penalty to the next, weighted up accordingly."""
     learning_rate: NotNegative = 2e-4
     """Adam's, of both networks."""
-    perceptual: Features = "vgg16"
-    """Features of the loss: vgg16 (the paper's), squeezenet (ten times lighter), builtin (shipped),
-    pyramid (weaker)."""
-    autolink_steps: Count = 20_000
-    """Steps to train an AutoLink for, if one must be trained."""
+    perceptual: Features | None = None
+    """Features of the loss: vgg16 (the paper's; default), squeezenet (ten times lighter; default on a processor),
+    builtin (shipped; default there if SqueezeNet's weights cannot be had), pyramid (weaker)."""
+    autolink_steps: Count | None = None
+    """Steps to train an AutoLink for, if one must be trained; default 20,000, on a processor 3,000."""
     keypoints: KeypointCount = 16
     """Keypoints K of an AutoLink that must be trained."""
 
@@ -95,11 +121,14 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
+    begun = PoseTransfer.from_pretrained(options.start_from) if options.start_from else None
+    options = with_defaults(options, begun)
     # Opened before anything is trained, so that a mistyped path is found at once.
     with local_main_first():  # videos are decoded into a cache once
         pairs = FramePairs(open_data(options.data, options.image_size, "train", options.data_root), options.seed)
         others = FramePairs(open_data(options.data, options.image_size, "val", options.data_root))
-    begun = _network_to_begin_with(options)
+    if begun is not None:
+        _require_alike(begun, options)
     learner = {"perceptual": options.perceptual, "keypoints": options.keypoints}
     learner["steps"] = options.autolink_steps
     chosen = autolink_for(options.autolink, options, **learner)
@@ -113,7 +142,7 @@ def train(options: Options) -> Path:
     # `model` is what is saved, sampled and measured: it holds the average of the network that learns.
     model = PoseTransfer.around(autolink, options.image_size, options.width, options.appearance)
     if begun is not None:
-        model.network.load_state_dict(begun)
+        model.network.load_state_dict(begun.network.state_dict())
     model = model.to(device)
     if not len(model.autolink.poses):
         model.autolink.poses = bank_of(model.autolink, options)
@@ -136,8 +165,7 @@ def train(options: Options) -> Path:
     log = RunLog(accelerator, options.output, step)
     stop = Stop(accelerator)
     batches = endless_loader(pairs, options, accelerator, step)
-    bar = {"desc": "transfer network", "unit": "step", "disable": not accelerator.is_main_process}
-    progress = tqdm(total=options.steps, initial=step, **bar)
+    progress = StepBar(accelerator, options, step, "transfer network")
 
     while step < options.steps and not stop.came:
         source, driving = (to_network(frames, device) for frames in next(batches)[:2])
@@ -186,20 +214,21 @@ def train(options: Options) -> Path:
     return options.output / "model.safetensors"
 
 
-def _network_to_begin_with(options: Options) -> dict[str, Tensor] | None:
-    """Weights of the network of `--start-from`.
+def with_defaults(options: Options, begun: PoseTransfer | None = None) -> Options:
+    """The options with all that was left open decided: by the model to start from, or for the device; and say so."""
+    known = {} if begun is None else {name: getattr(begun.config, name) for name in ("image_size", "width")}
+    asked, options = options, decided(options, ON_PROCESSOR if on_processor() else ON_GPU, known)
+    if on_processor() and not options.resume:
+        say_what_was_decided(asked, options, FOR_PROCESSOR)
+    return options
 
-    Raises:
-        UserError: If it is not of the kind that the options ask for.
-    """
-    if options.start_from is None:
-        return None
-    begun = PoseTransfer.from_pretrained(options.start_from)
+
+def _require_alike(begun: PoseTransfer, options: Options) -> None:
+    """Raise a `UserError` unless the network of `--start-from` is of the kind that the options ask for."""
     found, wanted = ((x.image_size, x.width, x.appearance) for x in (begun.config, options))
     if found != wanted:
         kinds = ["{}², width {:g}, {} appearance".format(*kind) for kind in (found, wanted)]
         raise UserError(f"--start-from {options.start_from}: its network is {kinds[0]}, but asked for is {kinds[1]}")
-    return begun.network.state_dict()
 
 
 @command
