@@ -56,7 +56,7 @@ _BRANDS = {
     **dict.fromkeys((b"M4A ", b"M4B ", b"M4P ", b"F4A "), "sound"),
     b"crx ": "camera raw",
 }
-_MAGIC = (  # where it begins, what it is, and its name: of a picture Pillow's
+_MAGIC = (  # where it begins, its bytes, and what it is: as Pillow calls a picture, ffmpeg a video
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"GIF8", "GIF"),
@@ -69,18 +69,18 @@ _MAGIC = (  # where it begins, what it is, and its name: of a picture Pillow's
     (0, b"\xff\x4f\xff\x51", "JPEG2000"),
     (0, b"\x00\x00\x00\x0cJXL ", "JXL"),
     (0, b"\xff\x0a", "JXL"),
-    (0, b"\x1aE\xdf\xa3", "video"),  # Matroska, WebM
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "video"),  # ASF, WMV
-    (0, b"FLV\x01", "video"),
-    (0, b"\x00\x00\x01\xba", "video"),  # MPEG program stream
-    (0, b"\x00\x00\x01\xb3", "video"),  # MPEG-1 and -2
-    (0, b"\x00\x00\x00\x01\x67", "video"),  # H.264
-    (0, b"\x00\x00\x00\x01\x09", "video"),
-    (0, b"\x00\x00\x00\x01\x40\x01", "video"),  # HEVC
-    (0, b"DKIF", "video"),
-    (0, b"YUV4MPEG2", "video"),
-    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "video"),  # MXF
-    (0, b".RMF", "video"),
+    (0, b"\x1aE\xdf\xa3", "matroska"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    (0, b"FLV\x01", "flv"),
+    (0, b"\x00\x00\x01\xba", "mpeg"),
+    (0, b"\x00\x00\x01\xb3", "mpegvideo"),
+    (0, b"\x00\x00\x00\x01\x67", "h264"),
+    (0, b"\x00\x00\x00\x01\x09", "h264"),
+    (0, b"\x00\x00\x00\x01\x40\x01", "hevc"),
+    (0, b"DKIF", "ivf"),
+    (0, b"YUV4MPEG2", "yuv4mpegpipe"),
+    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "mxf"),
+    (0, b".RMF", "rm"),
     (0, b"ID3", "sound"),
     (0, b"fLaC", "sound"),
     (0, b"#EXTM3U", "playlist"),
@@ -89,6 +89,7 @@ _MAGIC = (  # where it begins, what it is, and its name: of a picture Pillow's
     (0, b"v=0\n", "playlist"),  # SDP
     (0, b"v=0\r\n", "playlist"),
 )
+_OTHERS = frozenset({"camera raw", "sound", "playlist"})
 _PLAYLIST_TAGS = (b"<MPD", b"<AssetMap", b"<CompositionPlaylist", b"<asx", b"<ASX", b"<smil", b"#EXTINF")
 
 
@@ -98,7 +99,7 @@ class What(NamedTuple):
     kind: Kind
     """still: one picture; animation: a picture of several frames; video; or none of them."""
     name: str
-    """Of a picture, its format as Pillow calls it; else what it is in a word or two."""
+    """Of a picture, its format as Pillow calls it; of a video, as ffmpeg does; else what it is in a word or two."""
     advice: str = ""
     """What would make it readable, if something would."""
 
@@ -140,7 +141,7 @@ def what_of(file: BinaryIO, path: Path | str) -> What:
         is_text = b"\0" not in head and not set(head) & set(range(1, 9))
         about = ("text" if is_text else "") if head else "empty file"
         return What(kind_by_name(path), about)
-    return What("video" if name == "video" else "other", name)
+    return What("other" if name in _OTHERS else "video", name)
 
 
 def kind_by_name(path: Path | str) -> Kind:
@@ -224,9 +225,9 @@ def no_media(folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> User
     if path is None:
         return UserError(f"{folder}: is empty; expected {expected}")
     what = _listed(path)
-    is_a = f", {'animations' if what.kind == 'animation' else what.name}" if what.name else ""
-    advice = f": {what.advice}" if what.advice else ""
-    return UserError(f"{folder}: holds no {expected} (but {path.name}{is_a}, for instance){advice}")
+    about = _WORDS[what.kind][:-1] if what.kind in MEDIA and what.kind not in kinds else what.name
+    about = ", ".join(filter(None, (path.name, about, what.advice)))
+    return UserError(f"{folder}: holds no {expected} (but {about}, for instance); expected {expected}")
 
 
 def _wanted(kinds: tuple[Kind, ...]) -> str:
@@ -275,19 +276,19 @@ def _name(head: bytes, size: int) -> str | None:
         return known
     if head[4:8] == b"ftyp":
         brand, others = head[8:12], head[16 : int.from_bytes(head[:4], "big")]
-        return "AVIF" if brand == b"mif1" and b"avif" in others else _BRANDS.get(brand, "video")
+        return "AVIF" if brand == b"mif1" and b"avif" in others else _BRANDS.get(brand, "mov")
     if head[4:8] in (b"moov", b"mdat", b"wide", b"pnot", b"free", b"skip"):  # QuickTime without a brand
-        return "video" if int.from_bytes(head[:4], "big") <= size else None
+        return "mov" if int.from_bytes(head[:4], "big") <= size else None
     if head[:4] == b"RIFF":
-        return {b"WEBP": "WEBP", b"AVI ": "video", b"WAVE": "sound"}.get(head[8:12])
+        return {b"WEBP": "WEBP", b"AVI ": "avi", b"WAVE": "sound"}.get(head[8:12])
     if head[:4] == b"OggS":
-        return "video" if any(codec in head for codec in (b"theora", b"OVP80", b"BBCD")) else "sound"
+        return "ogg" if any(codec in head for codec in (b"theora", b"OVP80", b"BBCD")) else "sound"
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
         return "BMP"
     if re.match(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s", head):
         return "PPM"
     if any(head[at : at + 377 : 188] == b"\x47\x47\x47" for at in (0, 4)):  # 4: with a time before each packet
-        return "video"  # MPEG transport stream
+        return "mpegts"
     return "playlist" if any(tag in head for tag in _PLAYLIST_TAGS) else None
 
 

@@ -66,24 +66,31 @@ def open_media(path: Path) -> InputContainer:
     what = what_is(path)
     if what.name == "playlist":
         raise UserError(f"{path}: a playlist, which names other files; expected a video, so give those")
+    if what.advice:
+        raise UserError(f"{path}: {what.name}, which cannot be read here; {what.advice}")
     if _cut_off(path):
         raise UserError(f"{path}: cut off, shorter than it says itself; copy or download it again")
     with reported(path, "expected a video; if it is one, it is cut off or damaged: copy it again"):
         try:
-            return open_container(path)
+            return open_container(path, what.name if what.name in _CONTAINERS.split(",") else None)
         except av.error.ArgumentError as error:  # of the list of containers
             found = f"a {what.name} picture" if what.kind == "still" else f"is {what.name or 'of an unknown kind'}"
             raise UserError(f"{path}: {found}; expected a video, such as an mp4") from error
 
 
-def open_container(path: Path) -> InputContainer:
+def open_container(path: Path, format: str | None = None) -> InputContainer:
     """A file as ffmpeg has it, if it is one of `_CONTAINERS` and has all of its contents in itself.
+
+    Args:
+        path: the file.
+        format: what ffmpeg calls its kind, if that is known: ffmpeg guesses, among others by the name.
 
     Raises:
         av.error.FFmpegError: it is not, or it cannot be read.
     """
     # "file:", else a colon in the name would make it a protocol.
-    return av.open(f"file:{path}", container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
+    itself = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    return av.open(f"file:{path}", format=format, container_options=itself)
 
 
 def video_stream(container: InputContainer) -> Stream | None:

@@ -140,6 +140,27 @@ def test_spread_covers_both_ends() -> None:
     assert spread(10, 4) == [0, 3, 6, 9] and spread(3, 5) == spread(3, None) == [0, 1, 2] and spread(9, 1) == [0]
 
 
+def test_one_bad_file_of_many_is_named_and_the_rest_is_sampled(
+    gan_file: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "poses"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(photo.read_bytes()[: 99 if name == "b.png" else None])
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    (tmp_path / "other.csv").write_text("no table\n")
+    given = (folder, tmp_path / "broken.jpg", tmp_path / "other.csv", photo)
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "--model", gan_file, "--pose", *given, "--columns", 1, "--output", tmp_path / "out")
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert "3 poses × 1 appearances" in said.out
+    last = said.err.splitlines()[-1]
+    assert "3 inputs could not be used" in last and all(name in last for name in ("b.png", "broken.jpg", "other.csv"))
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["a_00.png", "c_00.png", "grid.png", "photo_00.png"]
+
+
 def test_movements_are_added_to_every_pose(gan: ConditionalGAN) -> None:
     still, moved = poses_of(gan), poses_of(gan, move=("3:+0.1,-0.05", "0:0.2,0"))
     for before, after in zip(still, moved):

@@ -8,6 +8,7 @@ import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -213,3 +214,59 @@ def test_a_wrong_option_gets_one_line(model_file: Path, tmp_path: Path, monkeypa
             cli.main()
         errors = capsys.readouterr().err
         assert stopped.value.code == 2 and message in errors and "Traceback" not in errors
+
+
+def run_detect(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Status of `autolink detect …`."""
+    monkeypatch.setattr(sys, "argv", ["autolink", "detect", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_one_bad_file_of_many_is_named_and_the_rest_is_done(
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = tmp_path / "given"
+    for i in range(3):
+        picture(given / f"{i}.png", i)
+    clip(given / "whole.mp4", 0, 5)
+    data = clip(given / "cut.mp4", 1, 5).read_bytes()
+    (given / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (given / "1.png").write_bytes((given / "1.png").read_bytes()[:60])
+    (given / "empty.jpg").touch()
+    out = tmp_path / "out"
+    assert run_detect(monkeypatch, given, "--model", model_file, "--output", out, "--device", "cpu") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: 3 inputs could not be used, all others are done")
+    for name in ("cut.mp4", "1.png", "empty.jpg"):
+        assert name in said and sum(name in message for message in caplog.messages) == 1
+    rows = list(csv.DictReader((out / "keypoints.csv").open()))
+    assert [Path(row["source"]).name for row in rows] == ["0.png", "2.png", *["whole.mp4"] * 5]
+    assert len(np.load(out / "keypoints.npz")["keypoints"]) == 7
+    assert run_detect(monkeypatch, given / "0.png", "--model", model_file, "--output", out, "--device", "cpu") == 0
+
+
+def test_two_transport_streams_are_two_recordings(model_file: Path, tmp_path: Path) -> None:
+    """One is not run into the other because its suffix is not in a list, nor left out beside mp4."""
+    clip(tmp_path / "c.mp4", 0, 4)
+    for name in ("a.ts", "b.ts"):
+        with av.open(str(tmp_path / "c.mp4")) as source, av.open(str(tmp_path / name), "w", format="mpegts") as output:
+            track = output.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = track
+                    output.mux(packet)
+    model_file.rename(tmp_path / "model")
+    tables = detect(
+        Options((tmp_path,), str(tmp_path / "model"), tmp_path / "out", ("deeplabcut", "moseq"), overlays=False)
+    )
+    assert tables.count == 12
+    assert sorted(file.name for file in (tmp_path / "out" / "deeplabcut").iterdir()) == ["a.csv", "b.csv", "c.csv"]
+    assert sorted(np.load(tmp_path / "out" / "coordinates.npz")) == ["a", "b", "c"]
