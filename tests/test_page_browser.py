@@ -56,7 +56,8 @@ def served() -> Iterator[Command]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with playwright.sync_playwright() as library:
-        launched = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers run as root, with little shared memory
+        launched = library.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield launched
         launched.close()
 

@@ -116,8 +116,7 @@ async function heardPainted(header, parts) {
   const side = result.width / header.count;
   [...$("result").children].forEach((canvas, number) => draw(canvas, result, number * side, side));
   draw(stage.hasPicture ? $("edges") : stage.canvas, edges);
-  $("result").dataset.n = header.n;
-  $("result").dataset.size = header.size;
+  Object.assign($("result").dataset, { n: header.n, size: header.size, milliseconds: header.milliseconds });
 }
 
 function heardFile(header, parts) {
