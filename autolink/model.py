@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from autolink.decoder import InpaintingDecoder
@@ -146,7 +146,8 @@ class AutoLink(PretrainedModel):
                 )
             batches = [images]
         else:
-            batches = [pil_to_tensor(upright_rgb(image))[None].float() / 255 for image in images]
+            pictures = (torch.from_numpy(np.array(upright_rgb(image))) for image in images)
+            batches = [picture.permute(2, 0, 1)[None].float() / 255 for picture in pictures]
             if len({batch.shape for batch in batches}) == 1:
                 batches = [torch.cat(batches)]
         training = self.training
