@@ -115,6 +115,24 @@ class FrameSource:
             with suppress(ValueError):  # "generator already executing": its thread ends it
                 frames.close()
 
+    def at(self, seconds: float) -> VideoFrame:
+        """The first frame from a time on, or the last one; its own time may be off by the time of the first frame.
+
+        Raises:
+            UserError: no frame there can be decoded.
+        """
+        found = None
+        for found in self._frames_near(seconds):
+            if found.time >= seconds:
+                break
+        if found is None:
+            raise UserError(f"{self.path}: no frame can be decoded at {seconds:g} s; give another moment")
+        return found
+
+    def _frames_near(self, seconds: float) -> Generator[VideoFrame, None, None]:
+        """Frames from somewhere before a time on."""
+        return self._frames()
+
     def _frames(self) -> Generator[VideoFrame, None, None]:
         raise NotImplementedError
 
@@ -223,11 +241,18 @@ class VideoReader(FrameSource):
         self._orientation = media.orientation(first)
         self.width, self.height = (height, width) if self._orientation[0] else (width, height)
 
-    def _frames(self) -> Generator[VideoFrame, None, None]:
+    def _frames_near(self, seconds: float) -> Generator[VideoFrame, None, None]:
+        return self._frames(Fraction(seconds))
+
+    def _frames(self, seconds: Fraction = Fraction(0)) -> Generator[VideoFrame, None, None]:
         reformatter = VideoReformatter()
         start = last = None
         with media.open_media(self.path) as container:
-            for frame in media.decode(container, media.video_stream(container), self.path):
+            stream = media.video_stream(container)
+            if seconds > 0 and stream.start_time is not None:  # to the last key frame before
+                start, last = stream.start_time * stream.time_base, Fraction(-1)
+                container.seek(stream.start_time + int(seconds / stream.time_base), stream=stream)
+            for frame in media.decode(container, stream, self.path):
                 now = None if frame.pts is None else frame.pts * frame.time_base
                 if last is None:
                     start, time = now or Fraction(0), Fraction(0)

@@ -24,6 +24,7 @@ from autolink_apps.page import app, uploads
 from autolink_apps.page.desk import Client, Desk
 from autolink_apps.page.follow import FEWEST, NAMES, following
 from autolink_apps.page.messages import Look, Open, Part, Pose, frame, parse, unframe
+from autolink_apps.page.performers import first_picture, load
 from autolink_apps.page.serve import Options, _listen, serve
 
 LOOK = {"seeds": [0, 1], "truncation": 0.7}
@@ -301,6 +302,27 @@ def test_a_picture_of_something_else_is_opened_with_a_doubt(served):
         socket.send(json.dumps({"type": "open", "model": "faces-transfer", "file": told["id"]}))
         opened, _ = hear(socket, "opened")
         assert opened["type"] == "opened" and opened["sure"] is False
+
+
+def test_a_small_head_is_looked_at_from_near_and_shown_in_its_own_pixels(served):
+    wall = Image.new("RGB", (3000, 2000), (120, 120, 120))
+    portrait = first_picture(load("faces-transfer", "cpu"))
+    wall.paste(portrait.resize((900, 900), Image.Resampling.BICUBIC), (1900, 900))
+    wall.save(buffer := io.BytesIO(), "PNG")
+    _, told = served.upload(buffer.getvalue(), "party.png")
+    with served.live() as socket:
+        socket.send(json.dumps({"type": "open", "model": "faces-transfer", "file": told["id"]}))
+        opened, parts = hear(socket, "opened")
+        assert opened["sure"] and Image.open(io.BytesIO(parts["shown"])).size == (512, 512)
+        shown = np.asarray(Image.open(io.BytesIO(parts["shown"])).convert("RGB")).astype(float)
+        assert (np.abs(shown - 120).max(-1) < 8).mean() < 0.6  # of the wall
+        sizes = {}
+        for size in (128, 512):
+            wanted = {"xy": opened["points"], "look": LOOK, "size": size}
+            socket.send(json.dumps({"type": "pose", "n": size, **wanted}))
+            sizes[size] = Image.open(io.BytesIO(hear(socket, "painted")[1]["result"]))
+    assert [image.width for image in sizes.values()] == [128, 512]
+    assert np.abs(np.asarray(sizes[512]).astype(float) - shown).mean() < 6
 
 
 def test_mistakes_over_the_live_connection_are_answered(served):

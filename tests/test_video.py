@@ -243,6 +243,21 @@ def test_a_reader_can_be_read_twice_and_closed(tmp_path):
 # -- pictures as frames -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif"])
+@pytest.mark.parametrize("start", [0, Fraction(3, 2)])
+def test_the_frame_at_a_moment_is_that_of_reading_all(tmp_path, name, start):
+    path = tmp_path / name
+    if path.suffix == ".mp4":
+        make_clip(path, [numbered(i) for i in range(60)], options={"movflags": "faststart"}, start=Fraction(start))
+    else:
+        write_video(path, (numbered(i) for i in range(60)), 25)
+    with open_frames(path) as video:
+        frames = list(video)
+        for wanted in (0, 0.5, 1.01, 2.2, 9):
+            found, expected = video.at(wanted), next((f for f in frames if f.time >= wanted), frames[-1])
+            assert found.time == expected.time and np.array_equal(found.image, expected.image)
+
+
 def test_a_folder_of_pictures_in_natural_order(tmp_path):
     for i in (10, 9, 2, 1):
         Image.fromarray(np.full((20, 30, 3), i, np.uint8)).save(tmp_path / f"frame{i}.png")

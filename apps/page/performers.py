@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autolink.data import open_data
+from autolink.detector import Keypoints
 from autolink.devices import pick_device
 from autolink.edit import CHANGED, unchanged
 from autolink.errors import UserError
@@ -32,17 +33,20 @@ from autolink.visualize import to_uint8
 from autolink.weights import manifest, read_header, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.page.follow import HEADS, NAMES, Following, brought_to, following
-from autolink_apps.page.messages import Look
+from autolink_apps.page.messages import SIZES, Look
 from autolink_apps.pose_transfer.eye import CERTAIN, LOW_CONFIDENCE, Eye
-from autolink_apps.pose_transfer.framing import Window, cut, whole
+from autolink_apps.pose_transfer.framing import Window, cut, inside, whole
 from autolink_apps.pose_transfer.model import PoseTransfer
-from autolink_apps.pose_transfer.searching import search_by_confidence
+from autolink_apps.pose_transfer.motion import MIN_SPREAD, spread
+from autolink_apps.pose_transfer.searching import SLACK, search_by_confidence
 from autolink_apps.pose_transfer.sparing import Batches
 
 SHOWN = 512
 """Side of what is shown of a picture, at most."""
 SEARCHED = 1024
 """Longest side of a picture in which the object is looked for."""
+SMALL = 0.8
+"""An object of less than this share of the size that it had in training is looked at again, from nearer."""
 PORTRAIT = (64, 40, 448, 424)
 """The head on Matplotlib's photograph: left, top, right and bottom in pixels."""
 
@@ -109,10 +113,8 @@ class _Performer:
 
     def look(self, picture: Image.Image) -> tuple[Scene, np.ndarray]:
         """Find the object: a scene without `kept`, and what the network sees of it, (S, S, 3) uint8."""
-        window = self._window(picture)
         image = np.asarray(picture)
-        seen = cut(image, window, self.size)
-        found = self.eye([seen])
+        window, seen, found = self._framed(image, self._window(picture))
         side = max(self.size, min(SHOWN, round(window.side)))
         scene = Scene(found.xy[0], found.confidence.mean().item(), cut(image, window, side), window=window)
         scene.poses = brought_to(scene.points, self.following.poses.float(), self.following.covariance.float())
@@ -126,6 +128,25 @@ class _Performer:
     def knows(self, scene: Scene) -> bool:
         """Whether the picture shows what the model knows, as far as its confidence tells."""
         return not self.eye.sure or not scene.confidence < CERTAIN
+
+    def _framed(self, image: np.ndarray, window: Window) -> tuple[Window, np.ndarray, Keypoints]:
+        """A window, or a smaller one around an object that is small in it, what the network sees there, and finds."""
+        seen = cut(image, window, self.size)
+        found = self.eye([seen])
+        size = spread(self.following.rest).item()
+        for _ in range(2):
+            share = spread(found.xy[0]).item() / max(size, MIN_SPREAD)
+            if not self.eye.sure or share > SMALL:
+                break
+            middle = (found.xy[0] - self.following.rest.float() * share).mean(0) * window.side / 2
+            near = Window(window.x + middle[0].item(), window.y + middle[1].item(), window.side * share)
+            near = inside(near, image.shape[1], image.shape[0])
+            closer = cut(image, near, self.size)
+            there = self.eye([closer])
+            if there.confidence.mean() < found.confidence.mean() - SLACK:
+                break
+            window, seen, found = near, closer, there
+        return window, seen, found
 
     def _window(self, picture: Image.Image) -> Window:
         if not self.eye.sure:
@@ -147,17 +168,18 @@ class Portrait(_Performer):
     @torch.inference_mode()
     def open(self, picture: Image.Image | None) -> Scene:
         """See `Performer`."""
-        scene, seen = self.look(picture or first_picture(self))
-        image = torch.from_numpy(seen).to(self.device).permute(2, 0, 1)[None].float() / 255
+        scene, _ = self.look(picture or first_picture(self))
+        image = torch.from_numpy(scene.shown).to(self.device).permute(2, 0, 1)[None].float() / 255
         with half_precision(self.device):
-            scene.kept = self.model.encode(image, scene.points[None].to(self.device))
+            source = self.model.encode(image, scene.points[None].to(self.device))
+        scene.kept = {size: source._replace(pixels=_shrunk(source.pixels, size)) for size in SIZES}
         return scene
 
     @torch.inference_mode()
     def paint(self, scene: Scene, poses: Tensor, look: Look, size: int) -> Tensor:
         """See `Performer`."""
         with half_precision(self.device):
-            return to_uint8(self.model.drive(scene.kept, poses.to(self.device)))
+            return to_uint8(self.model.drive(scene.kept[size], poses.to(self.device)))
 
 
 class Generator(_Performer):
@@ -253,12 +275,11 @@ def first_picture(performer: _Performer) -> Image.Image:
     return sure[max(sure)]
 
 
-def enlarged(images: Tensor, size: int) -> Tensor:
-    """Pictures (B, 3, R, R) uint8 at another side, smoothly."""
-    if images.shape[-1] >= size:
+def _shrunk(images: Tensor, size: int) -> Tensor:
+    """Images (B, 3, R, R) at another side, if that is smaller."""
+    if images.shape[-1] <= size:
         return images
-    wide = functional.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True)
-    return wide.round().clamp(0, 255).to(torch.uint8)
+    return functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def listed(first: Sequence[str]) -> list[dict[str, str]]:

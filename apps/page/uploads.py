@@ -117,26 +117,20 @@ class Uploads:
         """
         if id not in self.files:
             raise UserError("this file is no longer here; open it again")
-        upload, image = self.files[id], None
+        upload = self.files[id]
         with open_frames(upload.path) as frames:
-            for frame in frames:
-                image = frame.image
-                if float(frame.time) >= moment * upload.seconds:
-                    break
-        if image is None:
-            raise UserError(f"no frame of {upload.name} can be read")
-        return Image.fromarray(image)
+            return Image.fromarray(frames.at(moment * upload.seconds).image)
 
 
 def _identified(path: Path, name: str) -> Upload:
     what = what_is(path)
     if what.kind == "other":
-        advice = f" ({what.advice})" if what.advice else ""
-        found = f"a file of another kind: {what.name}" if what.name else "of an unknown kind"
-        raise UserError(f"{name} is neither a picture nor a video, but {found}{advice}")
+        about = ": ".join(filter(None, [what.name, what.advice]))
+        raise UserError(f"{name} is neither a picture nor a video" + (f" ({about})" if about else ""))
     try:
-        if not what.moves:
-            _check_size(name, *image_size(path))
+        if what.kind != "video":
+            _check_size(name, *image_size(path))  # before anything is decoded
+        if what.kind == "still":
             read_image(path)
         with open_frames(path) as frames:
             seconds = float(frames.duration or 0) if what.moves else 0.0

@@ -28,7 +28,7 @@ export class Stage {
     const draw = (name) => edges.map(([, , weight]) => {
       const line = this.svg.appendChild(document.createElementNS(NAMES, "line"));
       line.setAttribute("class", name);
-      line.setAttribute("opacity", (0.15 + 0.85 * weight * weight).toFixed(2));
+      line.setAttribute("opacity", (0.3 + 0.7 * weight * weight).toFixed(2));
       return line;
     });
     this.lines = [...draw("rim"), ...draw("edge")];
