@@ -104,7 +104,7 @@ def test_optimisers_are_the_paper_s_and_the_official_code_s():
     adam = _optimizer(Options("x", learning_rate=3e-4), model)
     assert type(adam) is torch.optim.Adam
     assert adam.defaults["betas"] == (0.9, 0.99) and adam.defaults["weight_decay"] == 0 and adam.defaults["lr"] == 3e-4
-    adamw = _optimizer(Options("x", optimizer="adamw"), model)
+    adamw = _optimizer(Options("x", optimizer="adamw", learning_rate=1e-4), model)
     assert type(adamw) is torch.optim.AdamW
     assert adamw.defaults["betas"] == (0.9, 0.999) and adamw.defaults["weight_decay"] == 1e-3
 
