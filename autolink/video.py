@@ -34,7 +34,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from autolink import media
-from autolink.errors import UserError
+from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.images import image_size, read_animation, read_image, upright_rgb
 from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times
@@ -152,7 +152,10 @@ def open_frames(path: Path | str) -> FrameSource:
 
 
 class ImageFrames(FrameSource):
-    """A picture, or the pictures of a folder in natural order. See `FrameSource`."""
+    """A picture, or the pictures of a folder in natural order. See `FrameSource`.
+
+    Of a folder, pictures that cannot be read are named and left out; the others keep their times.
+    """
 
     def __init__(self, path: Path | str):
         super().__init__(path)
@@ -163,7 +166,8 @@ class ImageFrames(FrameSource):
             self._files = [self.path]
         if not self._files:
             raise no_media(self.path, STILLS, nested=False)
-        self.width, self.height = image_size(self._files[0])
+        self._damaged: set[Path] = set()
+        self.width, self.height = self._first_size()
         self.frame_count = len(self._files)
         times = read_times(self.path, self._files)
         self._times = times or [index / DEFAULT_FRAME_RATE for index in range(self.frame_count)]
@@ -173,7 +177,23 @@ class ImageFrames(FrameSource):
 
     def _frames(self) -> Generator[VideoFrame, None, None]:
         for file, time in zip(self._files, self._times):
-            yield VideoFrame(np.array(read_image(file)), time)
+            try:
+                image = np.array(read_image(file))
+            except UserError as error:
+                if len(self._files) == 1:
+                    raise
+                if file not in self._damaged:  # named once, however often the folder is read
+                    self._damaged.add(file)
+                    leave_out(error)
+                continue
+            yield VideoFrame(image, time)
+
+    def _first_size(self) -> tuple[int, int]:
+        """Width and height of the first picture that can be read."""
+        for file in self._files[:-1]:
+            with suppress(UserError):
+                return image_size(file)
+        return image_size(self._files[-1])
 
 
 class Animation(FrameSource):

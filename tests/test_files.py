@@ -235,3 +235,18 @@ def test_a_folder_of_nothing_that_is_read_says_what_would_help(tmp_path: Path) -
         open_data(str(tmp_path), 16)
     one_line(error, "a.jpg", "install pillow-heif")
     assert list_files(tmp_path, tmp_path, STILLS) == []
+
+
+def test_one_damaged_picture_of_a_folder_of_frames_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(5):
+        picture(tmp_path / f"{i}.png", colour=(50 * i, 20, 20))
+    (tmp_path / "0.png").write_bytes(b"")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:60])
+    with open_frames(tmp_path) as frames:
+        for _ in range(2):
+            assert [(frame.image[0, 0, 0], frame.time) for frame in frames] == [
+                *((50 * i, i / frames.frame_rate) for i in (1, 3, 4))
+            ]
+    assert [sum(name in message for message in caplog.messages) for name in ("0.png", "2.png")] == [1, 1]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from data_files import picture
+from PIL import Image
 
 from autolink import UserError
+from autolink.data import open_data
 from autolink.data.pairs import FramePairs
 from autolink.data.synthetic import SyntheticFigures
 from autolink.training import SeededBatches
@@ -49,6 +53,29 @@ def test_clips_of_one_frame_are_an_error() -> None:
         FramePairs(Frames(["a", "b", ""]))
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_folders_of_strangers_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, alike: bool) -> None:
+    """A folder of frames is a clip; of photographs, sorted by kind, it is none, and pairs would show strangers."""
+    for folder in range(4):
+        for frame in range(4):
+            rng = np.random.default_rng(folder if alike else (folder, frame))
+            image = Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8)).resize((48, 48))
+            (tmp_path / f"{folder}").mkdir(exist_ok=True)
+            image.rotate(frame).save(tmp_path / f"{folder}" / f"IMG_{frame:04d}.png")
+    FramePairs(open_data(str(tmp_path), 32)).warn_of_strangers()
+    assert ("different objects" in caplog.text) != alike
+
+
+def test_numbered_photographs_are_no_clip(tmp_path: Path) -> None:
+    """They may be of strangers; in a folder of its own a series is one clip, for it was put there."""
+    for i in range(6):
+        picture(tmp_path / "all" / "one" / f"IMG_{i:04d}.jpg")
+        picture(tmp_path / "photographs" / f"IMG_{i:04d}.jpg")
+    with pytest.raises(UserError, match="a folder of frames for each clip"):
+        FramePairs(open_data(str(tmp_path / "photographs"), 16))
+    assert len(FramePairs(open_data(str(tmp_path / "all"), 16)).members) == 5
+
+
 def test_pairs_of_synthetic_figures_show_one_figure() -> None:
     frames = SyntheticFigures(32, "val", length=16)
     source, driving, clip = FramePairs(frames)[3]
@@ -57,8 +84,6 @@ def test_pairs_of_synthetic_figures_show_one_figure() -> None:
 
 
 def test_pairs_of_real_faces_show_one_person(real_data: Path) -> None:
-    from autolink.data import open_data
-
     frames = open_data("faces", 32, "val", real_data)
     pairs = FramePairs(frames)
     names = [[Path(frames[i].name).stem.rsplit("_", 1)[0] for i in pairs.indices(n)] for n in range(0, 500, 25)]

@@ -127,6 +127,7 @@ def train(options: Options) -> Path:
     with local_main_first():  # videos are decoded into a cache once
         pairs = FramePairs(open_data(options.data, options.image_size, "train", options.data_root), options.seed)
         others = FramePairs(open_data(options.data, options.image_size, "val", options.data_root))
+        pairs.warn_of_strangers()
     if begun is not None:
         _require_alike(begun, options)
     learner = {"perceptual": options.perceptual, "keypoints": options.keypoints}

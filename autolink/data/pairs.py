@@ -11,7 +11,9 @@ import logging
 import random
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from autolink.data.sample import SampleSet, evenly
@@ -20,6 +22,7 @@ from autolink.errors import UserError
 PARTNERS = 100
 """Pairs in one round of the data for each frame; a short clip has fewer partners to offer and repeats
 them."""
+_LOOKED_AT = 16  # clips in which `warn_of_strangers` compares two frames
 
 logger = logging.getLogger("autolink")
 
@@ -57,7 +60,8 @@ class FramePairs(Dataset[Pair]):
         if not self.clips:
             raise UserError(
                 f"{frames.name}: none of its {len(frames)} images shares a clip with another, but two frames "
-                "of a clip are needed; expected videos, or a folder of frames for each clip"
+                "of a clip are needed; expected videos, or a folder of frames for each clip (numbered pictures that "
+                "lie together may show strangers)"
             )
         alone = len(frames) - len(self.members)
         if alone:
@@ -81,3 +85,26 @@ class FramePairs(Dataset[Pair]):
     def spread(self, count: int) -> list[Pair]:
         """Up to `count` pairs with driving frames spread evenly over the data: always the same ones."""
         return [self[place] for place in evenly(len(self.members), count)]
+
+    def warn_of_strangers(self) -> None:
+        """Warn if neighbours in clips look as different as photographs of strangers: folders may be sorted by kind.
+
+        In 16² of grey, frames of clips that are a second apart correlate with 0.72 to 1 and differ by 0.09 of the range
+        at most; photographs of animals or faces correlate with 0.1 to 0.35 and differ by 0.2 and more (medians).
+        """
+        clips = [self.clips[place] for place in evenly(len(self.clips), _LOOKED_AT)]
+        middles = [members[len(members) // 2 - 1 : len(members) // 2 + 1] for members in clips]
+        likeness = torch.tensor([_likeness(*(self.frames[index].image for index in middle)) for middle in middles])
+        correlation, difference = likeness.median(dim=0).values.tolist()
+        if correlation < 0.5 and difference > 0.15:
+            logger.warning(
+                "%s: pictures beside each other in its clips look like different objects; pairs of them teach nothing. "
+                "Each folder must hold frames of one object in one scene",
+                self.name,
+            )
+
+
+def _likeness(first: Tensor, second: Tensor) -> tuple[float, float]:
+    """Correlation and mean absolute difference of two images (3, S, S) uint8, small and grey."""
+    both = functional.adaptive_avg_pool2d(torch.stack([first, second]).float().mean(1) / 255, 16).flatten(1)
+    return torch.corrcoef(both).nan_to_num(1)[0, 1].item(), (both[0] - both[1]).abs().mean().item()
