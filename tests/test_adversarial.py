@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from autolink.adversarial import (
     Discriminator,
+    DownBlock,
     channels_at,
     discriminator_loss,
     generator_loss,
@@ -120,3 +122,12 @@ def test_full_precision_escapes_autocast() -> None:
 def test_impossible_sizes_are_named(image_size: int) -> None:
     with pytest.raises(UserError, match=str(image_size)):
         Discriminator(image_size)
+
+
+def test_a_block_halves_and_keeps_variance() -> None:
+    block, x = DownBlock(8, 16), torch.randn(2, 8, 12, 12)
+    body = functional.leaky_relu(functional.conv2d(x, block.conv.weight, block.conv.bias, padding=1), 0.2)
+    body = functional.conv2d(body, block.conv_down.weight, block.conv_down.bias, padding=1)
+    body = functional.leaky_relu(functional.avg_pool2d(body, 2), 0.2)
+    shortcut = functional.avg_pool2d(functional.conv2d(x, block.shortcut.weight), 2)
+    torch.testing.assert_close(block(x), (body + shortcut) / 2**0.5, rtol=1e-4, atol=1e-5)

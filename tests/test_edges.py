@@ -137,6 +137,14 @@ def test_a_weight_or_thickness_that_is_not_a_number_shows_everywhere():
         assert same_as_the_formula(points, *shared, (9, 12)).isnan().all()
 
 
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 87), (torch.float64, 708)])
+def test_faint_tails_are_drawn_as_far_as_the_precision_holds_them(dtype, least):
+    points, weights = torch.tensor([[[-9.0, -9.0], [-8.8, -9.0]]], dtype=dtype), torch.ones(1, dtype=dtype)
+    drawn, expected = (draw_edges(points, weights, 32, 197 / least, engine) for engine in ("thrifty", "reference"))
+    assert 0.97 * least < -expected[0, 0, -1, -1].log() < least
+    torch.testing.assert_close(drawn, expected, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=0)
+
+
 def test_an_infinite_weight_is_infinite_until_its_edge_ends():
     points = torch.tensor([[[-0.9, -0.9], [-0.7, -0.9], [0.5, 0.9]]], dtype=torch.float64)
     weights = torch.tensor([math.inf, 1.0, 1.0], dtype=torch.float64)

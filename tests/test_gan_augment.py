@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from accelerate import Accelerator
+from kornia.color import rgb_to_yuv
+from scipy.stats import kstest
 
 from autolink_apps.gan import ada
 from autolink_apps.gan.ada import AdaptiveAugmentation, change_chroma, turn_quarters
@@ -118,6 +122,27 @@ def test_a_quarter_turn_is_exact_and_moves_the_edge_map_along() -> None:
     turned = turn_quarters(images, 1.0, torch.Generator().manual_seed(0))
     found = [[n for n in range(4) if torch.equal(one, image.rot90(n, (1, 2)))] for one, image in zip(turned, images)]
     assert {n for (n,) in found} == {0, 1, 2, 3}
+
+
+def test_each_change_comes_as_often_as_asked_for() -> None:
+    images = torch.rand(4000, 3, 8, 8)
+    changes = [*ada.of_place(0.4), *ada.of_colour(0.4)]
+    shares = [((change(images) - images).abs().amax((1, 2, 3)) > 1e-3).float().mean().item() for change in changes]
+    assert shares == pytest.approx([0.2, 0.4, 0.4, 0.4, 0.4], abs=0.03)  # mirrored: half of those that may be
+
+
+def test_hues_turn_anywhere_and_saturation_is_doubled_at_most() -> None:
+    images = torch.rand(1, 3, 1, 1).expand(20_000, 3, 1, 1)
+    (_, u, v), (_, turned_u, turned_v) = (
+        rgb_to_yuv(x)[:, :, 0, 0].T for x in (images, change_chroma(images, 0.5, torch.Generator().manual_seed(0)))
+    )
+    change = torch.complex(turned_u, turned_v) / torch.complex(u, v)
+    factor, angle = change.abs(), change.angle()
+    is_turned, is_scaled = angle.abs() > 1e-3, (factor - 1).abs() > 1e-3
+    for values, low, high in ((angle[is_turned], -math.pi, math.pi), (factor[is_scaled], 0.0, 2.0)):
+        assert len(values) == pytest.approx(10_000, abs=300)
+        assert kstest(values.numpy(), "uniform", (low, high - low)).pvalue > 1e-3
+    assert (is_turned & is_scaled).sum().item() == pytest.approx(5_000, abs=300)
 
 
 def test_hue_and_saturation_keep_brightness_and_undo_each_other() -> None:

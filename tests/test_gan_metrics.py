@@ -93,6 +93,8 @@ def test_precision_and_recall_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # 9 is near no real one; 1 to 4 are within 8.4 of it
     far = torch.tensor([0.5, 0.6, 0.7, 0.8])[:, None]
     assert precision_recall(real, far) == pytest.approx((1.0, 0.2))  # 1 lies within 0.3 of 0.8; 0 does not of 0.5
+    beside = torch.tensor([6.6, 6.7, 6.8, 9.0])[:, None]  # within 3, the third neighbour, of 4; not 9
+    assert precision_recall(real, beside) == pytest.approx((0.75, 0.0))
 
 
 @pytest.fixture

@@ -71,6 +71,14 @@ def test_clusters_are_found_through_weak_links(count):
         assert torch.equal(spectral_clusters(matrix, count), true)
 
 
+def test_faint_clusters_are_found_beside_heavy_ones():
+    true = torch.arange(12) % 3
+    heavy = 10.0**-true  # edges of a trained graph differ by orders of magnitude
+    same = true[:, None] == true
+    matrix = torch.rand(12, 12) * torch.where(same, heavy, 1e-4)
+    assert torch.equal(spectral_clusters((matrix + matrix.T).fill_diagonal_(0), 3), true)
+
+
 def test_two_clusters_cut_a_chain_at_its_weak_link():
     chain = {(i, i + 1): 1.0 for i in range(7)} | {(2, 3): 1e-3}
     assert spectral_clusters(symmetric(8, chain)).tolist() == [0, 0, 0, 1, 1, 1, 1, 1]

@@ -1,5 +1,6 @@
 """Perceptual losses: what they measure, where their weights come from, what is said when they cannot be had."""
 
+import functools
 import os
 
 import pytest
@@ -30,6 +31,7 @@ def _refuse(*args, **kwargs):
     raise OSError("no network")
 
 
+@functools.cache
 def random_state(name):
     """Weights in torchvision's names; of VGG16 without the 500 MB of its classifier."""
     features = models.vgg16().features if name == "vgg16" else models.squeezenet1_1().features

@@ -74,8 +74,8 @@ def test_a_degenerate_pose_does_not_scale_motion(degenerate: torch.Tensor) -> No
 
 
 def test_scale_is_limited() -> None:
-    assert scale_between(SQUARE * 2, SQUARE / 5) == SCALE_LIMITS[1]
-    assert scale_between(SQUARE / 5, SQUARE * 2) == SCALE_LIMITS[0]
+    assert scale_between(SQUARE * 2, SQUARE / 5) == SCALE_LIMITS[1] == 3
+    assert scale_between(SQUARE / 5, SQUARE * 2) == SCALE_LIMITS[0] == 1 / 3
     assert scale_between(SQUARE, SQUARE / 2) == pytest.approx(2)
 
 

@@ -111,6 +111,16 @@ def test_a_checkpoint_that_does_not_say_how_far_it_was_is_one_line(header, tmp_p
         load_checkpoint(None, tmp_path, {}, {})
 
 
+def test_ema_remembers_more_from_step_to_step():
+    model = torch.nn.Linear(1, 1)
+    ema, expected = Ema(model, decay=0.5), 0.0
+    for step, keep in enumerate([0, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5, 0.5]):
+        model.weight.data.fill_(step**2)
+        ema.update_parameters(model)
+        expected = keep * expected + (1 - keep) * step**2
+        assert ema.module.weight.item() == pytest.approx(expected)
+
+
 def test_a_resumed_run_equals_an_unbroken_one(images, tmp_path):
     unbroken = train(options(images, tmp_path / "a"))
     assert len(load(unbroken).poses) > 0

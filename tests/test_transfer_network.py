@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from autolink import AutoLink, AutoLinkConfig, UserError
 from autolink.data.synthetic import SyntheticFigures
 from autolink.geometry import pixel_grid
 from autolink_apps.pose_transfer import PoseTransfer, TransferNet
-from autolink_apps.pose_transfer.warp import keypoint_flow, warp
+from autolink_apps.pose_transfer.warp import RIGIDITY, SOFTNESS, MotionNet, keypoint_flow, warp
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,33 @@ def test_flow_of_an_affine_motion_is_that_motion() -> None:
     grid = pixel_grid(16, 16)
     expected = grid @ matrix + shift - grid
     assert (flow[0].permute(1, 2, 0) - expected).abs().max() < 0.1 * expected.abs().max()  # but for the rigidity
+
+
+def test_flow_is_the_ridge_regression_around_each_pixel() -> None:
+    source, driving = torch.rand(2, 6, 2, dtype=torch.float64) * 2 - 1
+    flow = keypoint_flow(source[None], driving[None], 5)[0].permute(1, 2, 0).double()
+    for place, found in zip(pixel_grid(5, 5, dtype=torch.float64).flatten(0, 1), flow.flatten(0, 1)):
+        weights = 1 / ((driving - place).square().sum(1) + SOFTNESS**2)
+        weights = weights / weights.sum()
+        moved, (middle, shift) = source - driving, (weights @ x for x in (driving, source - driving))
+        inputs, targets = ((weights.sqrt()[:, None] * x) for x in (driving - middle, moved - shift))
+        ridge = RIGIDITY**0.5 * torch.eye(2, dtype=torch.float64)  # as two more keypoints that should not move
+        linear = torch.linalg.lstsq(torch.cat([inputs, ridge]), torch.cat([targets, 0 * ridge])).solution
+        torch.testing.assert_close(found, shift + (place - middle) @ linear, atol=1e-4, rtol=1e-4)
+
+
+def test_motion_begins_by_following_the_keypoints() -> None:
+    network = MotionNet(32, 0.1)
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data = torch.tensor([0.5, -0.5, 0.0, 0.0])
+    source, driving = torch.rand(2, 2, 5, 2) * 2 - 1
+    flow, visibility = network(
+        torch.rand(2, 3, 32, 32), source, torch.rand(2, 1, 32, 32), driving, torch.rand(2, 1, 32, 32)
+    )
+    mostly = 1 / (1 + math.exp(-1))
+    residual = torch.tensor([0.05, -0.05]).view(1, 2, 1, 1)  # a tenth of what the head says
+    torch.testing.assert_close(flow, mostly * keypoint_flow(source, driving, 16) + residual)
+    torch.testing.assert_close(visibility, torch.full((2, 1, 16, 16), mostly))
 
 
 @pytest.mark.parametrize("driving", [torch.zeros(1, 5, 2), torch.linspace(-0.5, 0.5, 5)[None, :, None].expand(1, 5, 2)])
