@@ -47,8 +47,12 @@ def info(arguments: list[str]) -> None:
     """Print task, configuration and metadata of a model."""
     from autolink.weights import read_header, resolve
 
+    usage = "usage: autolink info M, where M is a shipped name, a file, a folder or a hub id"
+    if arguments in (["-h"], ["--help"]):
+        print(usage)
+        return
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError("usage: autolink info M, where M is a shipped name, a file, a folder or a hub id")
+        raise UserError(usage)
     path = resolve(arguments[0])
     size = round(path.stat().st_size / 1e6, 2)
     print(json.dumps({"file": str(path), "megabytes": size, **read_header(path)}, indent=2))
@@ -59,8 +63,12 @@ def data(arguments: list[str]) -> None:
     """Print the data sets known by name, or all that is known of one."""
     from autolink.data import describe_data, list_data
 
+    usage = "usage: autolink data [NAME] (the folder of data sets is told by the variable AUTOLINK_DATA)"
+    if arguments in (["-h"], ["--help"]):
+        print(usage)
+        return
     if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
-        raise UserError("usage: autolink data [NAME] (the folder of data sets is told by the variable AUTOLINK_DATA)")
+        raise UserError(usage)
     for line in describe_data(arguments[0]) if arguments else list_data():
         print(line)
 

@@ -1,16 +1,34 @@
-"""Errors that a user can mend, and how commands print them: one line, no traceback."""
+"""How commands start, and the errors that a user can mend: one line, no traceback."""
 
 from __future__ import annotations
 
+import codecs
 import functools
 import logging
 import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
 _left_out: list[str] = []
+_WIDTHS = 40, 240  # columns that are printed in; in three or fewer, the library that draws help does not end
+_SPELLED = {
+    "²": "^2",
+    "³": "^3",
+    "½": "1/2",
+    "×": "x",
+    "·": "*",
+    "±": "+-",
+    "≥": ">=",
+    "≤": "<=",
+    "…": "...",
+    "∞": "inf",
+}
+_SPELLED |= {**dict.fromkeys("−–—─", "-"), "∞": "inf", "→": "->", "►": ">", "│": "|", "’": "'"}
 
 
 class UserError(Exception):
@@ -50,6 +68,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
+        _prepare_terminal()
         _left_out.clear()
         try:
             main(*args, **kwargs)
@@ -77,6 +96,36 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return run
+
+
+def _prepare_terminal() -> None:
+    """Let everything be printed, whatever the encoding and the width of what it is printed to."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # replaced by something else, or closed
+            stream.reconfigure(errors="autolink.spelled")
+    width = shutil.get_terminal_size().columns
+    if not _WIDTHS[0] <= width <= _WIDTHS[1]:
+        os.environ["COLUMNS"] = str(min(max(width, _WIDTHS[0]), _WIDTHS[1]))
+
+
+def _spell(error: UnicodeError) -> tuple[bytes, int]:
+    """Characters that an encoding lacks, spelled in ASCII; what stands for a byte of a file's name is that byte."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return b"".join(map(_spelled, error.object[error.start : error.end])), error.end
+
+
+def _spelled(character: str) -> bytes:
+    if "\udc80" <= character <= "\udcff":
+        return character.encode("ascii", "surrogateescape")
+    if character in _SPELLED:
+        return _SPELLED[character].encode()
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore")
+    name = unicodedata.name(character, "")
+    return plain or (name.split()[-1].lower().encode() if name.startswith("GREEK") else b"?")
+
+
+codecs.register_error("autolink.spelled", _spell)
 
 
 def _fail(message: str) -> int:

@@ -281,7 +281,7 @@ def _summary(values: Sequence[float | None]) -> str:
 @command
 def main() -> None:
     """Entry point of `autolink sweep`."""
-    print(sweep(tyro.cli(Options, prog="autolink sweep")).read_text(), end="")
+    print(sweep(tyro.cli(Options, prog="autolink sweep")).read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

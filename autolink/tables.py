@@ -236,8 +236,12 @@ class _Csv:
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """`numpy.savez_compressed`, for arrays of any name: there, one called `file` is an error."""
+    r"""`numpy.savez_compressed`, for arrays of any name: there, one called `file` is an error.
+
+    Bytes of a name that are not UTF-8, which an archive cannot hold, are written as `\xe9`.
+    """
     with replacing(path) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, values in arrays.items():
+            name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(values))

@@ -214,12 +214,12 @@ class FolderWriter(FrameOutput):
             times.write_text("".join(["file,seconds\n", *rows]))
             if not rows:
                 self._note_settings()
-            self._times = open(times, "a")  # noqa: SIM115
+            self._times = open(times, "a", encoding="utf-8")  # noqa: SIM115
 
     def _kept(self, times: Path) -> list[str]:
         """Rows of `times.csv` that are complete, with their pictures."""
         rows = []
-        for row in times.read_text().splitlines(keepends=True)[1:]:
+        for row in times.read_text(encoding="utf-8").splitlines(keepends=True)[1:]:
             match = re.fullmatch(r"(\d{6,}\.png),(\d+\.\d{12})\n", row)
             if match is None or match[1] != _name(self.written) or not (self.path / match[1]).is_file():
                 break

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -26,6 +27,8 @@ from autolink.outputs import replacing, unwritten
 from autolink.ranges import check_fields
 
 FORMAT = "autolink/1"
+HUB_TIMEOUT = 5
+"""Seconds in which the hub must answer, else only models that were fetched before are looked for."""
 Model = TypeVar("Model", bound="PretrainedModel")
 
 
@@ -221,11 +224,15 @@ def resolve(source: str | Path) -> Path:
         return _only_model(path)
     if str(source) in manifest():
         return shipped_file(str(source))
-    if not _looks_like_hub_id(str(source)):
-        raise UserError(
-            f"no model '{source}': it is neither a file, nor a folder, nor a shipped name ({', '.join(manifest())})"
-        )
-    return _from_hub(str(source))
+    if _looks_like_hub_id(str(source)):
+        return _from_hub(str(source))
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    models = [str(file) for file in beside if file.is_dir() or file.suffix == ".safetensors"]
+    similar = get_close_matches(str(source), [*manifest(), *models], 1)
+    raise UserError(
+        f"no model '{source}': it is neither a file, nor a folder, nor a shipped name ({', '.join(manifest())})"
+        + (f"; did you mean '{similar[0]}'?" if similar else "")
+    )
 
 
 def own_file(source: str | Path | None) -> Path | None:
@@ -244,17 +251,30 @@ def _only_model(folder: Path) -> Path:
 
 
 def _looks_like_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(".safetensors")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")) or source.endswith(".safetensors"):
+        return False
+    return not Path(source).parent.exists()  # else it is a mistyped path
 
 
 def _from_hub(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import get_session
 
+    before, reason = constants.HF_HUB_OFFLINE, ""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except Exception as error:  # of another library in each version of huggingface_hub
+        constants.HF_HUB_OFFLINE, reason = True, _first_line(error)  # else the download would ask for half a minute
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
         raise UserError(
             f"no model '{repository}': not on this machine, and the hub has no model.safetensors for it or "
-            f"cannot be reached ({type(error).__name__}); shipped names are {', '.join(manifest())}"
+            f"cannot be reached ({reason or _first_line(error)}); shipped names are {', '.join(manifest())}"
         ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

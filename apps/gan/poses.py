@@ -308,7 +308,7 @@ def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]
 
 def _read_csv(path: Path) -> list[tuple[str, int, np.ndarray]]:
     """Source, number of the frame, and keypoints (K, 2) in pixels, of each row."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.DictReader(file)
         columns = set(table.fieldnames or ())
         count = next(k for k in range(len(columns) + 1) if f"x{k}" not in columns)

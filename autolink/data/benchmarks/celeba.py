@@ -74,14 +74,14 @@ def _open_wild(root: Path, image_size: int, split: str) -> ImageFiles:
 def _split_files(root: Path, split: str) -> list[str]:
     if split == "train":
         held_out = set(_read_names(place(root, *_MAFL["test"])))
-        with open(place(root, *_PARTITION)) as file:
+        with open(place(root, *_PARTITION), encoding="utf-8") as file:
             parts = [line.split() for line in file if line.strip()]
         return [part[0] for part in parts if part[1:] == ["0"] and part[0] not in held_out]
     return sorted(_read_names(place(root, *_MAFL["fit" if split == "fit" else "test"])))
 
 
 def _read_names(path: Path) -> list[str]:
-    return path.read_text().split()
+    return path.read_text(encoding="utf-8").split()
 
 
 def _read_numbers(path: Path, files: list[str], columns: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def _read_numbers(path: Path, files: list[str], columns: int) -> np.ndarray:
     Raises:
         UserError: the list has no line for one of the images.
     """
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         rows = (line.split() for line in file)
         numbers = {row[0]: row[1:] for row in rows if len(row) == columns + 1}
     without = next((file for file in files if file not in numbers), None)

@@ -66,7 +66,9 @@ def _read(root: Path) -> _Birds:
     Raises:
         UserError: one of them is damaged.
     """
-    names = dict(line.split() for line in (root / "images.txt").read_text().splitlines() if line.strip())
+    names = dict(
+        line.split() for line in (root / "images.txt").read_text(encoding="utf-8").splitlines() if line.strip()
+    )
     ids = np.array([int(number) for number in names])
     columns = []
     for table, width in (("bounding_boxes.txt", 5), ("train_test_split.txt", 2), ("parts/part_locs.txt", 5)):
@@ -136,7 +138,7 @@ def _images(
 
 def _open_published_aligned(root: Path, image_size: int, split: str) -> ImageFiles:
     part = "test" if held_out_split(split) else "train"
-    with open(root / f"{part}.csv", newline="") as table:
+    with open(root / f"{part}.csv", encoding="utf-8", newline="") as table:
         files = [row["fname"] for row in csv.DictReader(table)]
     points = np.load(root / f"{part}_kp.npy").astype(np.float32)
     if points.shape != (len(files), len(PARTS), 3):

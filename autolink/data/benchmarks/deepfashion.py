@@ -37,7 +37,7 @@ def _missing(root: Path) -> str | None:
 def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     part = "test" if held_out_split(split) else "train"
     folder = place(root, *_IMAGES)
-    with open(root / f"data_{part}.csv", newline="") as table:
+    with open(root / f"data_{part}.csv", encoding="utf-8", newline="") as table:
         files = [row.get("filename", "") for row in csv.DictReader(table)]
     joints = _read_joints(root / f"data_{part}.json")
     without = next((file for file in files if file not in joints), None)
@@ -64,7 +64,7 @@ def _read_joints(path: Path) -> dict[str, np.ndarray]:
         UserError: the file is damaged.
     """
     try:
-        records = json.loads(path.read_text())
+        records = json.loads(path.read_text(encoding="utf-8"))
         joints = {record["image_path"]: np.array(record["keypoints"], np.float32) for record in records}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); get it again") from error

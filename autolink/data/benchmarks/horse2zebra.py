@@ -40,7 +40,7 @@ def _read_choice(path: Path) -> dict[str, bool]:
         UserError: a line is not in the format.
     """
     chosen = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         match line.split():
             case []:
                 continue

@@ -1,0 +1,134 @@
+"""Commands start and print in any terminal, and on machines on which something usual is missing."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import autolink
+from autolink.errors import UserError, command
+from autolink.predictor import Options, detect
+from autolink_apps.gan.poses import _read_csv
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"autolink": "autolink", "apps": "autolink_apps", "pretrained": "autolink.pretrained"}
+COMMANDS = [
+    ".".join([PACKAGES[top], *path.relative_to(ROOT / top).with_suffix("").parts])
+    for top in PACKAGES
+    for path in sorted((ROOT / top).rglob("*.py"))
+    if re.search(r"^@command\ndef main\(", path.read_text(encoding="utf-8"), re.M)
+]
+
+
+class Terminal:
+    """What a command prints, to stdout and stderr of an encoding."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+        self.files = io.BytesIO(), io.BytesIO()
+        for name, file in zip(("stdout", "stderr"), self.files):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(file, encoding, write_through=True))
+
+    def printed(self) -> bytes:
+        return b"".join(file.getvalue() for file in self.files)
+
+
+@pytest.mark.parametrize(("encoding", "columns"), [("ascii", "2"), ("cp1252", "1"), ("utf-8", "1000000000")])
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_of_every_command(module: str, encoding: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = importlib.import_module(module).main
+    monkeypatch.setattr(sys, "argv", ["command", "--help"])
+    monkeypatch.setenv("COLUMNS", columns)
+    terminal = Terminal(monkeypatch, encoding)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    printed = terminal.printed().decode(encoding)
+    assert stopped.value.code == 0 and "--help" in printed and len(printed) < 1e5
+
+
+def test_characters_that_an_encoding_lacks_are_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, expected in (("ascii", b"sigma^2 128x128 -1 -> A"), ("latin-1", b"sigma\xb2 128\xd7128 -1 -> \xc4")):
+        terminal = Terminal(monkeypatch, encoding)
+        command(lambda: print("σ² 128×128 −1 → Ä", end=""))()
+        assert terminal.printed() == expected
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    """A picture in a folder, both of names that are not UTF-8."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("names that are not UTF-8 are refused by this file system")
+    path = Path(os.fsdecode(folder + b"/\xff.png"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_names_that_are_not_utf_8_are_written_as_they_are(strange: Path, tiny_file: Path, tmp_path: Path) -> None:
+    out = strange.parent / "out"
+    formats = ("csv", "npz", "deeplabcut", "moseq")
+    detect(Options((strange,), str(tiny_file), out, formats=formats))
+    with open(out / "keypoints.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert [row["source"] for row in csv.DictReader(file)] == [str(strange)]
+    assert os.fsencode(strange) in (out / "keypoints.csv").read_bytes()
+    assert np.load(out / "keypoints.npz")["sources"].tolist() == [str(strange)]
+    assert _read_csv(out / "keypoints.csv")[0][0] == str(strange)
+    assert (out / "overlays" / f"{strange.stem}.png").is_file()
+    assert np.load(out / "coordinates.npz").files == [r"caf\xe9"] and len(list((out / "deeplabcut").iterdir())) == 1
+
+
+def test_names_that_are_not_utf_8_are_printed_as_they_are(strange: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        print(strange)
+        raise UserError(f"{strange}: no")
+
+    terminal = Terminal(monkeypatch, "utf-8")
+    with pytest.raises(SystemExit):
+        command(refuse)()
+    assert terminal.printed() == os.fsencode(strange) + b"\nerror: " + os.fsencode(strange) + b": no\n"
+
+
+def test_a_mistyped_path_is_no_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def ask(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", ask)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", ask)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "faces2").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no model 'runs/face2': .*; did you mean 'runs/faces2'"):
+        autolink.load("runs/face2")
+    with pytest.raises(UserError, match="did you mean 'faces'"):
+        autolink.load("face")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(timeout)
+            raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"no model 'someone/keypoints': .*\(Name or service not known\)"):
+        autolink.load("someone/keypoints")
+    assert len(asked) == 1 and asked[0] <= 5 and time.monotonic() - started < 5
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
