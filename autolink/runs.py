@@ -15,7 +15,8 @@ import signal
 import socket
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,7 +48,12 @@ def identity(path: Path, name: str | None = None) -> str:
     Args:
         path: The file or folder.
         name: What to call it; default: its path.
+
+    Raises:
+        UserError: There is none.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
     path = path.resolve()
     if path.is_dir():
         files = list(walk(path))
@@ -79,18 +85,26 @@ def _listing(folder: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def weights(file: Path) -> str:
+    """A word that changes with the weights in a model's file, or with how they are put together.
+
+    Raises:
+        UserError: The file is none of a model.
+    """
+    digest = hashlib.blake2b(read_metadata(file).get("config", "").encode(), digest_size=6)
+    for name, tensor in sorted(read_tensors(file).items()):  # in a file they have no order, nor do its notes
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def weights_identity(source: str) -> str:
     """A model by its name and its weights, for runs that begin with it; not by its path, which may change.
 
     Raises:
         UserError: There is no such model.
     """
-    file, digest = resolve(source), hashlib.blake2b(digest_size=6)
-    digest.update(read_metadata(file).get("config", "").encode())
-    for name, tensor in sorted(read_tensors(file).items()):  # in a file they have no order, nor do their notes
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return f"{Path(source).name} ({digest.hexdigest()})"
+    return f"{Path(source).name} ({weights(resolve(source))})"
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -141,6 +155,16 @@ def release(folder: Path) -> None:
     lock = _held.pop(folder.resolve(), None)
     if lock is not None:
         os.close(lock)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A block in which a folder is this process's, see `claim`."""
+    claim(folder)
+    try:
+        yield
+    finally:
+        release(folder)
 
 
 class Stop:

@@ -30,7 +30,16 @@ from autolink.model import load
 from autolink.outputs import read_json, replacing, write_json, write_text
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.ranges import Count
-from autolink.training import CHECKPOINT, Diverged, as_json, logger, on_processor, say_what_was_decided
+from autolink.training import (
+    CHECKPOINT,
+    Diverged,
+    begun,
+    changed,
+    logger,
+    note_of,
+    on_processor,
+    say_what_was_decided,
+)
 from autolink.visualize import image_grid, overlay
 
 
@@ -90,8 +99,8 @@ SWEEPS: dict[str, tuple[Axis, ...]] = {
 }
 TOPOLOGY = "links_found_percent"
 """Shown beside the error where the data's links are known."""
-UNCOMPARED = {"output", "resume", "workers", "log_every", "sample_every", "save_every", "data_root"}
-"""Options in which a continued sweep may differ: they change no weight."""
+OWN, FIXED = {"seed", "seeds", "only"}, {"steps", "mixed_precision"}
+"""Options in which commands that share a sweep may differ, and those that one run alone may change."""
 SHOWN = 8
 """Images in a row of `samples.png`."""
 SAMPLE_SIZE = 128
@@ -150,18 +159,15 @@ def _selected(axes: Sequence[Axis], only: Sequence[str]) -> list[Cell]:
 
 def _claim(options: Options) -> None:
     """Note what the sweep is in its folder, or refuse a folder that holds another."""
-    ignored = UNCOMPARED | {"seed", "seeds", "only"}
-    about = {key: value for key, value in as_json(options).items() if key not in ignored}
+    about = {name: value for name, value in note_of(options).items() if name not in OWN}
     path = options.output / "sweep.json"
-    if path.is_file():
-        before = read_json(path)
-        other = [key for key in about if before.get(key) != about[key]]
-        if other:
-            flag = f"--{other[0].replace('_', '-')}"
-            raise UserError(
-                f"{options.output} holds a sweep with {flag} {before.get(other[0])}, not {about[other[0]]}; repeat "
-                "its options to go on, or name another --output"
-            )
+    other = changed(begun(path), options, about, FIXED) if path.is_file() else None
+    if other is not None:
+        option, was, now = other
+        raise UserError(
+            f"{options.output} holds a sweep with {option} {was}, not {now}; repeat its options to go on, or name "
+            "another --output"
+        )
     write_json(path, about)
 
 

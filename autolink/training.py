@@ -37,7 +37,7 @@ from autolink.data.registry import find_data
 from autolink.data.shards import Shards, is_pattern
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError
-from autolink.outputs import refuse_inputs, write_json, write_text
+from autolink.outputs import read_json, refuse_inputs, write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.runs import LOG, SIGNALS, claim, difference, identity, read_log, release, weights_identity
 from autolink.visualize import save_png
@@ -178,7 +178,7 @@ def note_of(options: RunOptions) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in DATA_OPTIONS:
         if note.get(name) is not None:
-            found[name] = ", ".join(_data_identity(data, options.data_root) for data in _names(note[name]))
+            found[name] = ", ".join(_data_identity(data, options) for data in _names(note[name]))
     found |= {name: weights_identity(note[name]) for name in MODEL_OPTIONS if note.get(name) is not None}
     return {**note, "identity": found}
 
@@ -187,26 +187,29 @@ def _names(data: str | Sequence[str]) -> Sequence[str]:
     return [data] if isinstance(data, str) else data
 
 
-def _data_identity(data: str, data_root: Path | None) -> str:
+def _data_identity(data: str, options: RunOptions) -> str:
     if data == "synthetic" or is_pattern(data):
         return data
-    path = find_data(data, data_root)
-    name = data if Path(data).name == data and path != Path(data) else None  # a name, wherever it is found
+    path = find_data(data, options.data_root)
+    place, beside = path.resolve(), options.output.resolve().parent
+    name = None
+    if Path(data).name == data and path != Path(data):
+        name = data  # wherever it is found
+    elif place.is_relative_to(beside):
+        name = str(place.relative_to(beside))  # which may move with the run
     return identity(path if path.is_file() else split_folder(path, "train") or path, name)
 
 
 def begun(file: Path) -> dict[str, Any]:
-    """What a run, or several, began with, as `note_of` was written into a file.
+    """What a run, or several, began with, as `note_of` was written into a file: options, or what they lead to.
 
     Raises:
         UserError: If it is missing or damaged.
     """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file}: cannot be read ({error}), so what the run began with is unknown; put it back, or start a new run"
-        ) from error
+    if not file.is_file():
+        raise UserError(f"{file} is missing, so what was begun there is unknown; put it back, or begin anew elsewhere")
+    note = read_json(file)
+    return {**note, **note.get("identity", {})}
 
 
 def require_same(options: RunOptions, note: Mapping[str, Any], fixed: Collection[str] = ()) -> None:
@@ -242,7 +245,7 @@ def changed(
     """
     known = [field for field in dataclasses.fields(options) if field.default is not dataclasses.MISSING]
     defaults = json.loads(json.dumps({field.name: field.default for field in known}, default=str))  # of newer options
-    was = {**defaults, **before, **before.get("identity", {})}
+    was = {**defaults, **before}
     # Runs that are older than identities are compared by what was typed.
     now = {**note, **(note["identity"] if "identity" in before else {})}
     compared = [name for name in now if name != "identity" and (name not in MAY_CHANGE or name in fixed)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from transfer_files import tiny_model, write_clips
 from autolink import UserError
 from autolink import train as graph_training
 from autolink.data import open_data
+from autolink.runs import identity
 from autolink.video import write_video
 from autolink.weights import read_header, read_tensors
 from autolink_apps.pose_transfer import PoseTransfer, learn
@@ -34,10 +36,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clips(tmp_path_factory.mktemp("clips"))
 
 
-def planned(clips: Path, output: Path) -> Path:
+def planned(clips: Path, output: Path, driver: Path | None = None) -> Path:
     """A run folder whose plan is made: a few steps of tiny networks."""
-    keep_frames(clips / "a.mp4", clips / "b.mp4", output / "frames", 32)
-    about = {"src": str((clips / "a.mp4").resolve()), "driver": str((clips / "b.mp4").resolve())}
+    driver = driver or clips / "b.mp4"
+    keep_frames(clips / "a.mp4", driver, output / "frames", 32)
+    about = {"src": str((clips / "a.mp4").resolve()), "driver": str(driver.resolve())}
     (output / "plan.json").write_text(
         json.dumps({**about, "minutes": 1.0, "perceptual": "pyramid", "fit": "crop", **PLAN})
     )
@@ -110,6 +113,19 @@ def test_what_is_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch, learned
     monkeypatch.setattr(graph_training, "train", train)
     monkeypatch.setattr(network_training, "train", train)
     assert carry_out(clips, learned.parent) == learned
+
+
+def test_another_clip_of_the_same_name_is_refused(clips: Path, tmp_path: Path) -> None:
+    """Noted when the plan was made, and compared also when all is done."""
+    clip = shutil.copy(clips / "a.mp4", tmp_path / "a.mp4")
+    how = {"device": "cpu", "perceptual": "pyramid", "resume": True}
+    output = planned(tmp_path, tmp_path / "run", clips / "b.mp4")
+    plan = json.loads((output / "plan.json").read_text())
+    plan["identity"] = {name: identity(Path(plan[name])) for name in ("src", "driver")}
+    (output / "plan.json").write_text(json.dumps(plan))
+    gradual(clip, 40)
+    with pytest.raises(UserError, match=r"begun with --src .*a\.mp4 \(\d+ bytes, \w+\), not .*a\.mp4 \("):
+        learn.learn(clip, clips / "b.mp4", 1.0, output, **how)
 
 
 def test_held_out_numbers_by_hand(clips: Path, tmp_path: Path) -> None:

@@ -150,6 +150,33 @@ def test_a_complete_adaptation_is_left_as_it_is(adapt, monkeypatch: pytest.Monke
         adapt(6, tmp_path, resume=True)
 
 
+def test_only_the_same_adaptation_goes_on(adapt, model_file: Path, clip: Path, tmp_path: Path) -> None:
+    """Another person whose file has the same name, other weights under the name of the model, other options."""
+    output = tmp_path / "run"
+    adapt(3, output)
+    other = tmp_path / clip.name
+    write_video(other, iter(synthetic_clip(1, 40, 48)[0].permute(0, 2, 3, 1).numpy()), 25)
+    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    for steps in (3, 6):
+        with pytest.raises(UserError, match=r"--data .*figure.mp4 \(\d+ bytes, \w+\), but the run began with .*figure"):
+            adapt(steps, output, source=other, resume=True)
+        for name, value in dict(learning_rate=1e-3, batch_size=2, augmented=True, framing="--crop none").items():
+            with pytest.raises(UserError, match="was begun with other options: --"):
+                adapt(steps, output, resume=True, **{name: value})
+    with pytest.raises(UserError, match=r"--steps 2: .* has done 3 already"):
+        adapt(2, output, resume=True)
+    original = model_file.read_bytes()
+    try:
+        changed = tiny_model()
+        torch.nn.init.zeros_(changed.network.to_image.weight)
+        changed.save_pretrained(model_file, {"data": "none"})
+        with pytest.raises(UserError, match=r"--model model.safetensors \(\w+\), but the run began with model.safet"):
+            adapt(3, output, resume=True)
+    finally:
+        model_file.write_bytes(original)
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
+
+
 def test_frames_can_be_cut_by_the_caller(adapt, tmp_path: Path) -> None:
     seen = []
 

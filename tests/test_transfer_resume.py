@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transfer_files import TIMES, arguments_for, pictures, run_transfer, tiny_mo
 
 from autolink.video import open_frames
 from autolink.video_output import FolderWriter
+from autolink_apps.pose_transfer.template import load_motion, save_motion
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,51 @@ def test_only_the_same_command_goes_on_with_what_is_there(
     assert sorted(path.name for path in output.iterdir() if path.suffix != ".png") == ["times.csv"]
     left = ["driver.mp4", "model.safetensors", "out", "out-preview.mp4"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_each_source_is_adapted_to_once_and_people_of_the_same_file_name_are_apart(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clips: Path, model_file: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, clip in (("one", "a.mp4"), ("other", "b.mp4")):
+        Path(folder).mkdir()
+        shutil.copy(clips / clip, Path(folder) / "me.mp4")
+
+    def adapted(person: str, *more: object) -> str:
+        arguments = [
+            "--src",
+            f"{person}/me.mp4",
+            "--driver",
+            *(clips / name for name in ("a.mp4", "b.mp4")),
+            "--resume",
+        ]
+        how = ["--perceptual", "pyramid", "--device", "cpu", "--max-frames", 2, "--preview", "off", "--output", person]
+        assert run_transfer(monkeypatch, *arguments, "--model", model_file, *how, *(more or ("--adapt", 1))) == 0
+        return capfd.readouterr().out
+
+    assert adapted("one").count("adapting: runs/adapt-me\n") == 2  # for each driver
+    made = Path("runs/adapt-me/model.safetensors").stat().st_mtime_ns
+    assert adapted("other").count("adapting: runs/adapt-me-2\n") == 2
+    for result in Path("one").glob("*-as-*.mp4"):
+        result.unlink()
+    adapted("one")
+    assert Path("runs/adapt-me/model.safetensors").stat().st_mtime_ns == made
+    for result in Path("one").glob("*-as-*.mp4"):
+        result.unlink()
+    assert "adapting: runs/adapt-me-3\n" in adapted("one", "--adapt", 1, "--crop", "none")
+
+
+def test_a_transfer_goes_on_with_the_same_motion_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clips: Path, model_file: Path, tmp_path: Path
+) -> None:
+    motion = tmp_path / "motion.safetensors"
+    arguments = arguments_for(clips, model_file, tmp_path / "first")
+    assert run_transfer(monkeypatch, *arguments, "--save-motion", motion, "--preview", "off") == 0
+    arguments = [*arguments_for(clips, model_file, tmp_path / "out"), "--preview", "off", "--driver", motion]
+    interrupt(monkeypatch, *arguments)
+    saved, size = load_motion(motion), motion.stat().st_size
+    save_motion(motion, saved._replace(xy=saved.xy + 0.1))
+    assert motion.stat().st_size == size
+    capfd.readouterr()
+    assert run_transfer(monkeypatch, *arguments, "--resume") == 2
+    assert "out: begun with contents of --driver " in capfd.readouterr().err

@@ -10,6 +10,7 @@ Shapes: N frames, K keypoints, S image side.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,10 @@ from autolink.training import (
     as_json,
     endless_loader,
     load_checkpoint,
+    note_of,
     require_finite,
     require_finite_weights,
+    require_same,
     save_checkpoint,
     seeded_generator,
     start,
@@ -76,6 +79,7 @@ class Run(RunOptions):
     perceptual: Features = "squeezenet"
     learning_rate: NotNegative = 8e-4
     augment: bool = False
+    framing: str = "middle"
 
 
 def adapt(
@@ -91,6 +95,7 @@ def adapt(
     augmented: Annotated[bool, tyro.conf.arg(name="augment")] = False,
     perceptual: Features | None = None,
     cut: Annotated[Cut | None, tyro.conf.Suppress] = None,
+    framing: Annotated[str, tyro.conf.Suppress] = "middle",
 ) -> Path:
     """Fine-tune a transfer model on the frames of one source video, and say what it was worth.
 
@@ -110,6 +115,7 @@ def adapt(
         perceptual: Features of the loss: vgg16, squeezenet, builtin or pyramid; default: those the model was trained
             with.
         cut: What of a frame the network sees; default: its centred square.
+        framing: `cut` in words, which are compared when a run goes on.
 
     Returns:
         The file of the adapted model, `model.safetensors` in the run folder.
@@ -117,13 +123,11 @@ def adapt(
     Raises:
         UserError: If the source, the model or an option cannot be used.
     """
-    if resume and _is_complete(output / "model.safetensors", model, source, steps):
-        return output / "model.safetensors"
     original = PoseTransfer.from_pretrained(model)
     size = original.config.image_size
     perceptual = perceptual or original.metadata.get("options", {}).get("perceptual", "squeezenet")
     options = Run(
-        data=str(source),
+        data=os.path.join(source.parent, source.name),  # a path, also in the working directory
         output=output,
         steps=steps,
         batch_size=batch_size,
@@ -138,7 +142,10 @@ def adapt(
         perceptual=perceptual,
         learning_rate=learning_rate,
         augment=augmented,
+        framing=framing,
     )
+    if resume and _is_complete(options, source):
+        return output / "model.safetensors"
     known, held_out = split(read_frames(source, size, cut))
     accelerator = start(options, device)
     distance = PerceptualLoss(perceptual).to(accelerator.device)
@@ -244,19 +251,23 @@ class Examination:
         )
 
 
-def _is_complete(file: Path, model: str, source: Path, steps: int) -> bool:
-    """Whether a run folder's model has learned for so many steps.
+def _is_complete(options: Run, source: Path) -> bool:
+    """Whether the model in the run folder has learned for so many steps.
 
     Raises:
-        UserError: If it was another model, or has learned from another source.
+        UserError: If the run was begun with another source, or with other options.
     """
+    file = options.output / "model.safetensors"
     if not file.is_file():
         return False
     about = read_header(file)["metadata"]
-    if (about["adapted_from"], about["data"]) != (model, source.name):
-        held = f"{about['adapted_from']} adapted to {about['data']}"
-        raise UserError(f"--resume: {file.parent} holds {held}, not {model} to {source.name}; name another --output")
-    return about["steps"] >= steps
+    if about["data"] != source.name:
+        raise UserError(
+            f"--resume: {options.output} holds {about['adapted_from']} adapted to {about['data']}, not {options.model} "
+            f"to {source.name}; name another --output"
+        )
+    require_same(options, note_of(options))
+    return about["steps"] == options.steps
 
 
 class Frames(Dataset[Sample]):

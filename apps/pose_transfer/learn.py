@@ -20,7 +20,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
@@ -35,6 +35,7 @@ from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.outputs import read_json, replacing, write_json
 from autolink.ranges import Checked, Positive
+from autolink.runs import claim, claimed, difference, identity
 from autolink.training import CHECKPOINT, RunOptions, logger
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
@@ -114,6 +115,8 @@ class Plan(Checked):
     fit: Fit
     graph: Stage | None = None
     network: Stage | None = None
+    identity: dict[str, str] = field(default_factory=dict)
+    """Of both clips, in words that change when they do."""
 
     def save(self, output: Path) -> None:
         """Write `plan.json`."""
@@ -148,7 +151,9 @@ def learn(
         UserError: If a clip cannot be used, the run folder holds something else, or features have no weights here.
     """
     precision = "bf16" if computes_bfloat16(pick_device(device)) else "no"
-    asked = Plan(str(src.resolve()), str(driver.resolve()), minutes, perceptual, fit)
+    clips = {"src": src.resolve(), "driver": driver.resolve()}
+    about = {name: identity(clip) for name, clip in clips.items()}
+    asked = Plan(*map(str, clips.values()), minutes, perceptual, fit, identity=about)
     plan = _take_up(asked, output) if resume else _begin(asked, output)
     result, frames = output / "model.safetensors", output / "frames"
     if result.is_file():
@@ -156,7 +161,7 @@ def learn(
     shared: dict[str, Any] = dict(
         data=str(frames.resolve()), perceptual=perceptual, mixed_precision=precision, learning_rate=LEARNING_RATE
     )
-    with _computing_on(device), _preview(output):
+    with claimed(output), _computing_on(device), _preview(output):
         if plan.graph is None:
             plan.graph = _plan_graph(shared, 60 * minutes * SHARES["graph"], output)
             plan.save(output)
@@ -183,6 +188,7 @@ def _begin(plan: Plan, output: Path) -> Plan:
         raise UserError(f"{plan.src} is source and driver; learning takes two clips of one kind of object")
     if (output / "plan.json").is_file():
         raise UserError(f"{output} already holds something learned; add --resume to go on, or name another folder")
+    claim(output)
     keep_frames(Path(plan.src), Path(plan.driver), output / "frames", IMAGE_SIZE, plan.fit)
     plan.save(output)
     return plan
@@ -198,10 +204,13 @@ def _take_up(asked: Plan, output: Path) -> Plan:
         plan = Plan(**kept | {name: kept[name] and Stage(**kept[name]) for name in ("graph", "network")})
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); name another --output to begin anew") from error
-    for name in ("src", "driver", "minutes", "perceptual", "fit"):
-        before, now = getattr(plan, name), getattr(asked, name)
-        if before != now:
-            raise UserError(f"{output} was begun with {name} {before}, not {now}; name another folder for that")
+    settings = [
+        {name: getattr(x, name) for name in ("src", "driver", "minutes", "perceptual", "fit")} for x in (plan, asked)
+    ]
+    other = difference(*settings) or (plan.identity and difference(plan.identity, asked.identity))
+    if other:
+        option, was, wanted = other
+        raise UserError(f"{output} was begun with {option} {was}, not {wanted}; name another folder for that")
     return plan
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autolink.devices import pick_device
 from autolink.errors import UserError
 from autolink.inference import fold
+from autolink.runs import difference, identity, weights, weights_identity
+from autolink.training import CHECKPOINT, CONFIG, begun
 from autolink.video import FrameSource
 from autolink.weights import resolve
 
@@ -46,7 +50,7 @@ class Models:
         file = resolve(name)
         model = PoseTransfer.from_pretrained(file, self.device)
         self.identity = fingerprint(model.autolink)
-        self.weights = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        self.weights = weights(file)
         self.model, self.name = fold(model), name
         self.eye = Eye(self.model, self.options.precision, self.batches)
         config = model.config
@@ -62,24 +66,47 @@ class Models:
         from .learn import IMAGE_SIZE, learn
 
         self._check_size(IMAGE_SIZE)
-        output = Path("runs") / f"learn-{pair.source.stem}-{pair.driver.stem}"
+        options = self.options
+        about = {"src": identity(pair.source), "driver": identity(pair.driver)}
+        about |= {"minutes": options.learn, "fit": options.fit}
+        about |= {} if options.perceptual is None else {"perceptual": options.perceptual}
+        output = _folder(f"learn-{pair.source.stem}-{pair.driver.stem}", "plan.json", about)
         print(f"learning: {output}")
-        how = {"fit": self.options.fit, **self._how(output)}
-        self.load(str(learn(pair.source, pair.driver, self.options.learn, output, **how)))
+        how = {"fit": options.fit, **self._how((output / "plan.json").is_file())}
+        self.load(str(learn(pair.source, pair.driver, options.learn, output, **how)))
 
     def adapt(self, source: FrameSource, track: Track) -> None:
         """Take the model as it is adapted to this source, whose frames are seen through the windows of `track`."""
         from .adapt import adapt
 
-        output, size = Path("runs") / f"adapt-{source.path.stem}", self.eye.size
+        options, size = self.options, self.eye.size
+        framing = f"--crop {options.crop} --fit {options.fit}"
+        about = {"data": identity(source.path), "model": weights_identity(self.base), "framing": framing}
+        about |= {"steps": options.adapt}
+        about |= {} if options.perceptual is None else {"perceptual": options.perceptual}
+        output = _folder(f"adapt-{source.path.stem}", CONFIG, about)
         print(f"adapting: {output}")
 
         def see(index: int, image: np.ndarray) -> np.ndarray:
             return cut(image, track.window(index, image), size)
 
-        self.load(str(adapt(self.base, source.path, self.options.adapt, output, cut=see, **self._how(output))))
+        how = {"cut": see, "framing": framing, **self._how((output / CHECKPOINT).is_file())}
+        self.load(str(adapt(self.base, source.path, options.adapt, output, **how)))
 
-    def _how(self, output: Path) -> dict[str, object]:
-        begun = (output / "plan.json").is_file() or (output / "checkpoint.safetensors").is_file()
-        how = {"device": self.options.device, "resume": self.options.resume and begun}
+    def _how(self, resume: bool) -> dict[str, object]:
+        how = {"device": self.options.device, "resume": resume}
         return how if self.options.perceptual is None else {**how, "perceptual": self.options.perceptual}
+
+
+def _folder(name: str, note: str, about: Mapping[str, Any]) -> Path:
+    """The run folder for a model that is made on the way: one that was begun with the same, or else a new one.
+
+    Args:
+        name: What to call it; a number is added if others are called so.
+        note: The file in a run folder that says what it was begun with.
+        about: What this one is begun with.
+    """
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not (folder / note).is_file() or difference(begun(folder / note), about) is None:
+            return folder

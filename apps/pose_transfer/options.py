@@ -12,6 +12,7 @@ from autolink.inference import Precision
 from autolink.losses import Features
 from autolink.outputs import refuse_inputs
 from autolink.ranges import Checked, Count, NotNegative, Positive, Range
+from autolink.runs import contents
 from autolink.video import check_output
 from autolink.weights import own_file
 
@@ -139,7 +140,8 @@ def settings_of(pair: Pair, options: Options) -> dict[str, Any]:
     """What the pictures of a transfer depend on beside the weights of its model: options and their values."""
     chosen = {name: value for name, value in asdict(options).items() if name not in SAME_PICTURES}
     chosen |= {"src": _identity(pair.source), "driver": _identity(pair.driver)}
-    return {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+    settings = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+    return {**settings, "contents of --src": contents(pair.source), "contents of --driver": contents(pair.driver)}
 
 
 def _identity(path: Path) -> str:
