@@ -261,7 +261,7 @@ def _picture(file: BinaryIO, name: str, head: bytes) -> What:
     moves = (
         (name == "GIF" and _several_frames(file))
         or (name == "PNG" and _frames_of_png(file, head) > 1)
-        or (name == "WEBP" and head[12:16] == b"VP8X" and bool(head[20] & 2))
+        or (name == "WEBP" and head[12:16] == b"VP8X" and any(byte & 2 for byte in head[20:21]))
         or (name == "AVIF" and head[8:12] == b"avis")
     )
     return What("animation" if moves else "still", name)

@@ -112,7 +112,9 @@ def _eight_bits(values: np.ndarray, image: Image.Image) -> np.ndarray:
         whites = [65535]
     slack = _OVERSHOOT if image.mode == "F" else 0
     white = next((white for white in whites if -slack * white <= least and most <= (1 + slack) * white), None)
-    if white is None:  # or not a number
+    if not (np.isfinite(least) and np.isfinite(most)):
+        raise ValueError("some of its pixels are not numbers")
+    if white is None:
         raise ValueError(f"pixels from {least:g} to {most:g}, where 0 to {whites[-1]} are understood")
     scaled = np.multiply(values, np.float32(255 / white), dtype=np.float32)
     return scaled.round().clip(0, 255).astype(np.uint8)
@@ -179,7 +181,7 @@ def read_animation(path: Path | str) -> Iterator[tuple[Image.Image, Fraction]]:
             yield frame, shown if shown > _TOO_SHORT else _INSTEAD
 
 
-def image_size(path: Path | str) -> tuple[int, int]:
+def shown_size(path: Path | str) -> tuple[int, int]:
     """Width and height of the upright picture in a file.
 
     Raises:

@@ -36,7 +36,7 @@ from PIL import Image
 from autolink import media
 from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
-from autolink.images import image_size, read_animation, read_image, upright_rgb
+from autolink.images import read_animation, read_image, shown_size, upright_rgb
 from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times
 from autolink.video_writer import VideoWriter, check_output
 
@@ -192,8 +192,8 @@ class ImageFrames(FrameSource):
         """Width and height of the first picture that can be read."""
         for file in self._files[:-1]:
             with suppress(UserError):
-                return image_size(file)
-        return image_size(self._files[-1])
+                return shown_size(file)
+        return shown_size(self._files[-1])
 
 
 class Animation(FrameSource):

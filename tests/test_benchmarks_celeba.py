@@ -114,7 +114,7 @@ def test_sizes_of_images_are_read_once(tmp_path, monkeypatch):
     def read(*_):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("autolink.data.cache.image_size", read)
+    monkeypatch.setattr("autolink.data.cache.shown_size", read)
     assert open_data("celeba-wild", 16, "train", tmp_path).files == first
 
 

@@ -20,7 +20,7 @@ from autolink.data.folder import ImageFiles
 from autolink.data.shards import Encoded, decode
 from autolink.errors import UserError
 from autolink.files import what_is
-from autolink.images import image_size, read_image, upright_rgb, why_unreadable
+from autolink.images import read_image, shown_size, upright_rgb, why_unreadable
 from autolink.model import AutoLink
 from autolink.predictor import Options, detect
 from autolink.video import open_frames
@@ -260,7 +260,7 @@ def test_every_entrance_sees_the_same_picture(pictures, gan, name, caplog):
         assert pixels.dtype == np.uint8 and pixels.shape == (SIZE, SIZE, 3)
         assert np.abs(pixels.astype(int) - expected).max() <= tolerance, entrance
         assert np.array_equal(pixels, seen["commands"]), entrance
-    assert image_size(pictures / name) == (SIZE, SIZE)
+    assert shown_size(pictures / name) == (SIZE, SIZE)
     assert not caplog.records
 
 
@@ -344,7 +344,10 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "integers.tif": (Image.fromarray(deep.astype(np.int32) * 9).save, "pixels from 0 to"),
     "negative.tif": (Image.fromarray(GREY.astype(np.int32) - 50).save, "pixels from -50 to 198"),
     "floats.tif": (Image.fromarray(deep.astype(np.float32) * 9).save, "where 0 to 65535 are understood"),
-    "nan.tif": (Image.fromarray(np.where(GREY == 40, np.nan, unit).astype(np.float32)).save, "from nan to nan"),
+    "nan.tif": (
+        Image.fromarray(np.where(GREY == 40, np.nan, unit).astype(np.float32)).save,
+        "some of its pixels are not numbers",
+    ),
 }
 
 
@@ -356,14 +359,14 @@ def test_what_cannot_be_read_is_one_line_at_every_entrance(tmp_path, gan, name):
     for entrance in (
         open_frames,
         read_image,
-        image_size,
+        shown_size,
         lambda path: list(open_frames(path)),
         lambda path: check_poses([path]),
         lambda path: edit._read(path, gan.autolink),
         lambda path: ImageFiles("one", path.parent, [path.name], SIZE)[0],
         lambda path: open_data(str(path.parent), SIZE),
     ):
-        if entrance in (open_frames, image_size) and name not in ("empty.png", "text.jpg", "huge.png", "none.png"):
+        if entrance in (open_frames, shown_size) and name not in ("empty.png", "text.jpg", "huge.png", "none.png"):
             continue  # its pixels are looked at later
         with pytest.raises(UserError, match=reason) as caught:
             entrance(tmp_path / name)
@@ -497,3 +500,14 @@ def test_what_macos_hides_beside_pictures_is_no_picture(tmp_path, gan):
     assert len(list(open_frames(tmp_path))) == 3
     assert len(list(given_poses([tmp_path], gan, None))) == 3
     assert len(open_data(str(tmp_path), SIZE)) + len(open_data(str(tmp_path), SIZE, "val")) == 3
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgb.webp", "rgb.jpg", "floats.tif", "deep.pgm", *ANIMATIONS])
+def test_however_short_a_file_is_cut_it_is_one_line(pictures, tmp_path, name):
+    path = tmp_path / name
+    data = (animation(path) if name in ANIMATIONS else pictures / name).read_bytes()
+    for length in [*range(0, 64, 3), len(data) // 2]:
+        path.write_bytes(data[:length])
+        assert name in ANIMATIONS or why_unreadable(path)  # of an animation it looks at the first frame
+        with pytest.raises(UserError, match=name):
+            list(open_frames(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from autolink.errors import UserError
-from autolink.images import image_size
+from autolink.images import shown_size
 
 
 def cache_folder(kind: str) -> Path:
@@ -73,6 +73,6 @@ def image_sizes(folder: Path, files: Sequence[str]) -> np.ndarray:
 
     def read() -> np.ndarray:
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return np.array(list(pool.map(lambda file: image_size(folder / file), files)), np.int64).reshape(-1, 2)
+            return np.array(list(pool.map(lambda file: shown_size(folder / file), files)), np.int64).reshape(-1, 2)
 
     return cached_array("sizes", (folder.resolve(), folder.stat().st_mtime_ns, *files), read)

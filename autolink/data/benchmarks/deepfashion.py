@@ -13,12 +13,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from autolink.data.benchmarks.benchmark import Benchmark, lacking, place, require_images
 from autolink.data.folder import ImageFiles
 from autolink.data.splits import held_out_split
 from autolink.errors import UserError
+from autolink.images import shown_size
 
 JOINTS = (
     "nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder", "left elbow",
@@ -46,12 +46,12 @@ def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     if not files:
         raise UserError(f"{root / f'data_{part}.csv'}: lists no image; expected the columns id,filename")
     require_images(folder, files)
-    with Image.open(folder / files[0]) as image:
-        if image.width != image.height:
-            raise UserError(
-                f"{folder / files[0]}: is {image.width} x {image.height}; expected the 256 x 256 images of In-shop's "
-                "img.zip, in which the joints were found, and not those of img_highres.zip"
-            )
+    width, height = shown_size(folder / files[0])
+    if width != height:
+        raise UserError(
+            f"{folder / files[0]}: is {width} x {height}; expected the 256 x 256 images of In-shop's img.zip, in which "
+            "the joints were found, and not those of img_highres.zip"
+        )
     landmarks = np.stack([joints[file] for file in files])
     sizes = np.full((len(files), 2), 256.0)
     return ImageFiles("deepfashion", folder, files, image_size, landmarks=landmarks, sizes=sizes)
