@@ -17,7 +17,7 @@ from PIL import Image
 
 from autolink.errors import UserError
 from autolink.files import what_is
-from autolink.images import image_size, read_image
+from autolink.images import read_image, shown_size
 from autolink.video import open_frames
 
 LARGEST = 200_000_000
@@ -129,7 +129,7 @@ def _identified(path: Path, name: str) -> Upload:
         raise UserError(f"{name} is neither a picture nor a video" + (f" ({about})" if about else ""))
     try:
         if what.kind != "video":
-            _check_size(name, *image_size(path))  # before anything is decoded
+            _check_size(name, *shown_size(path))  # before anything is decoded
         if what.kind == "still":
             read_image(path)
         with open_frames(path) as frames:
