@@ -23,6 +23,7 @@ def test_wheel_holds_two_packages_and_the_weights(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"autolink", "autolink_apps"}
+    assert {f"autolink_apps/page/assets/{file.name}" for file in (ROOT / "apps/page/assets").iterdir()} <= set(names)
     for module in ["autolink/data/folder.py", "autolink/rasterize/thrifty.py", "autolink_apps/gan/train.py"]:
         assert module in names
     shipped = json.loads((ROOT / "pretrained" / "manifest.json").read_text())
@@ -47,6 +48,8 @@ def test_rooms_import_only_rooms_below_them():
     for app, other in [("gan", "pose_transfer"), ("pose_transfer", "gan")]:
         used = {name for path in (ROOT / "apps" / app).rglob("*.py") for name in imports(path)}
         assert not [name for name in used if other in name]
+        used |= core
+        assert not [name for name in used if name.startswith("autolink_apps.page")]  # nothing imports the page
     ground = {"geometry", "masking", "layers", "errors", "outputs", "ranges"}
     for module in ground:
         own = {

@@ -38,6 +38,7 @@ class Command:
     def __init__(self) -> None:
         command = [Path(sys.executable).with_name("autolink"), "serve", "--no-open", "--port", "0"]
         own = {**os.environ, "OMP_NUM_THREADS": "2"}  # one would be too slow for the rates that are asked for
+        self.begun = time.monotonic()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own)
         self.address = re.search(r"http\S+", self.process.stdout.readline())[0]
 
@@ -105,6 +106,16 @@ class Seen:
         self.page.mouse.move(x + by[0], y + by[1], steps=steps)
         self.page.mouse.up()
 
+    def rate(self, wanted: float) -> float:
+        """Pictures a second while a point is dragged, of the first of three drags that reaches what is wanted."""
+        for by in (60, -60, 70):  # others may be at work on this machine
+            first, begun = self.painted(), time.monotonic()
+            self.drag(2, (by, 10), steps=60)
+            rate = (self.painted() - first) / (time.monotonic() - begun)
+            if rate >= wanted:
+                break
+        return rate
+
     def after(self, act: Callable[[], object]) -> None:
         """Do something that ends in a fine picture, and wait for that."""
         before = self.painted()
@@ -130,7 +141,12 @@ def seen(context: BrowserContext, served: Command) -> Iterator[Seen]:
     assert {urlsplit(url).hostname for url in page.requests if not url.startswith("blob:")} == {"127.0.0.1"}
 
 
-def test_it_opens_with_a_picture_and_its_pose(seen):
+def test_it_opens_with_a_picture_and_its_pose(seen, served):
+    busy = max(1.0, os.getloadavg()[0] / os.cpu_count())  # others may be at work on this machine
+    assert time.monotonic() - served.begun <= 12 * busy
+    status = Path(f"/proc/{served.process.pid}/status")
+    if status.is_file():
+        assert int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) <= 2.2e6
     assert len(seen.requests) <= 12
     assert "token" not in seen.page.url
     assert seen.picture().std() > 20 and seen.picture(".stage canvas").std() > 20
@@ -142,18 +158,12 @@ def test_it_opens_with_a_picture_and_its_pose(seen):
 
 
 def test_a_drag_is_followed_quickly_and_ends_on_the_last_pose(seen):
-    before, rates = seen.picture(), []
-    for attempt in range(3):  # others may be at work on this machine
-        first, begun = seen.painted(), time.monotonic()
-        seen.drag(2, ((60, -60)[attempt % 2], 10), steps=60)
-        rates.append((seen.painted() - first) / (time.monotonic() - begun))
-        if rates[-1] >= 10:
-            break
-    assert max(rates) >= 10
-    seen.settle()
+    before = seen.picture()
+    assert seen.rate(10) >= 10
     seen.page.wait_for_timeout(400)
+    seen.settle()
     shown, at_rest = seen.picture(), seen.points()
-    assert np.abs(shown - before).mean() > 3 or attempt % 2
+    assert np.abs(shown - before).mean() > 3
     seen.after(lambda: seen.page.locator(".point").nth(0).press("ArrowRight"))
     seen.after(lambda: seen.page.locator("#undo").click())
     assert np.allclose(seen.points(), at_rest, atol=1e-3)
@@ -214,6 +224,9 @@ def test_other_models_and_other_faces(seen):
     expect(seen.page.locator("#result canvas")).to_have_count(6)
     box = seen.page.locator("#result canvas").first.bounding_box()
     assert box["width"] <= 192 and box["width"] == pytest.approx(box["height"], abs=1)
+    assert seen.rate(7.5) >= 7.5
+    seen.page.wait_for_timeout(400)
+    seen.settle()
     faces = seen.picture()
     seen.after(lambda: seen.page.get_by_role("button", name="Other faces").click())
     assert np.abs(seen.picture() - faces).mean() > 3
@@ -240,6 +253,24 @@ def test_pictures_and_clips_are_opened_and_others_explained(seen, tmp_path):
     expect(seen.page.locator(".message.wrong")).to_contain_text("text.png is neither a picture nor a video")
     assert seen.painted() == shown  # what was open stays
     seen.wrong[:] = [text for text in seen.wrong if "415" not in text]  # the browser notes the refusal
+
+
+def test_a_picture_is_dropped_or_pasted(seen):
+    hand_over = """(kind) => {
+      const canvas = Object.assign(document.createElement("canvas"), { width: 200, height: 200 });
+      canvas.getContext("2d").fillStyle = kind === "drop" ? "#ff0000" : "#00ff00";
+      canvas.getContext("2d").fillRect(0, 0, 200, 200);
+      canvas.toBlob((blob) => {
+        const data = new DataTransfer();
+        data.items.add(new File([blob], "plain.png", { type: "image/png" }));
+        const about = kind === "drop" ? { dataTransfer: data } : { clipboardData: data };
+        const event = kind === "drop" ? new DragEvent(kind, about) : new ClipboardEvent(kind, about);
+        window.dispatchEvent(event);
+      });
+    }"""
+    for kind, channel in (("drop", 0), ("paste", 1)):
+        seen.after(lambda kind=kind: seen.page.evaluate(hand_over, kind))
+        assert seen.picture(".stage canvas").mean((0, 1)).argmax() == channel
 
 
 def test_files_are_exported(seen):
