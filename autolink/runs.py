@@ -145,9 +145,10 @@ def claim(folder: Path) -> None:
                 "folder"
             ) from error
         logger.warning("%s: nothing is locked there (%s); see that no other training writes into it", folder, error)
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()} on {socket.gethostname()}".encode())
     _held[folder] = lock
+    with reported(folder / LOCK):
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()} on {socket.gethostname()}".encode())
 
 
 def release(folder: Path) -> None:

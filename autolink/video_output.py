@@ -40,7 +40,7 @@ def begun_file(path: Path) -> Path:
 def is_complete(path: Path | str) -> bool:
     """Whether an output of this name is there and finished."""
     path = Path(path)
-    return path.is_file() or ((path / _TIMES).is_file() and not begun_file(path).is_file())
+    return (path.is_file() or (path / _TIMES).is_file()) and not begun_file(path).is_file()
 
 
 def check_begun(path: Path | str, settings: Mapping[str, Any]) -> None:

@@ -157,3 +157,17 @@ def test_a_transfer_goes_on_with_the_same_motion_alone(
     capfd.readouterr()
     assert run_transfer(monkeypatch, *arguments, "--resume") == 2
     assert "out: begun with contents of --driver " in capfd.readouterr().err
+
+
+def test_a_finished_result_of_something_older_is_not_taken_for_this_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clips: Path, model_file: Path, tmp_path: Path
+) -> None:
+    driver = Path(shutil.copy(clips / "b.mp4", tmp_path / "b.mp4"))
+    arguments = [*arguments_for(clips, model_file, tmp_path / "out.mp4"), "--preview", "off", "--driver", driver]
+    arguments += ["--max-frames", 2, "--resume"]
+    assert run_transfer(monkeypatch, *arguments) == run_transfer(monkeypatch, *arguments) == 0
+    assert "already there" in capfd.readouterr().out
+    made = (tmp_path / "out.mp4").read_bytes()
+    shutil.copy(clips / "a.mp4", driver)
+    assert run_transfer(monkeypatch, *arguments) == 2
+    assert f"out.mp4: older than {driver}" in capfd.readouterr().err and (tmp_path / "out.mp4").read_bytes() == made

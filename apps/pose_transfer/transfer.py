@@ -23,6 +23,7 @@ from tqdm import tqdm
 from autolink.background import ahead
 from autolink.errors import UserError, command
 from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output
+from autolink.weights import resolve
 
 from .casting import Casting, Driver, Shown, candidates, cast
 from .following import Crop, Part, Track, look
@@ -48,6 +49,7 @@ def transfer(options: Options) -> list[Path]:
     for pair in pairs:
         try:
             if options.resume and is_complete(pair.output):
+                _require_newer(pair, models)
                 print(f"{pair.output}: already there")
             else:
                 _perform(pair, models, options)
@@ -60,6 +62,20 @@ def transfer(options: Options) -> list[Path]:
     if failed:
         raise UserError(f"{len(failed)} of {len(pairs)} transfers failed: {', '.join(failed)}")
     return done
+
+
+def _require_newer(pair: Pair, models: Models) -> None:
+    """Raise a `UserError` if a finished result is older than what it should be made of."""
+    for path in (pair.source, pair.driver, resolve(models.base)):
+        if path.exists() and _changed(path) > _changed(pair.output):
+            raise UserError(
+                f"{pair.output}: older than {path}, so it may be of something else; remove it, or name another --output"
+            )
+
+
+def _changed(path: Path) -> float:
+    """When a file, or what is directly in a folder, was last written to."""
+    return max(one.stat().st_mtime for one in (path, *(path.iterdir() if path.is_dir() else ())))
 
 
 def _perform(pair: Pair, models: Models, options: Options) -> None:
