@@ -1,10 +1,16 @@
-"""Where to compute, and in which precision: one answer for every command."""
+"""Where to compute, in which precision, and by how many processes: one answer for every command."""
 
 from __future__ import annotations
+
+import logging
+import os
 
 import torch
 
 from autolink.errors import UserError
+
+SHARED_MEMORY = "/dev/shm"
+logger = logging.getLogger(__name__)
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -31,3 +37,28 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def fitting_workers(wanted: int, batch_bytes: int, prefetched: int = 2) -> int:
+    """As many processes that decode images, of those wanted, as shared memory has room for; says so if it has less.
+
+    Batches come from them through shared memory; where that is full, as in containers, the system kills them.
+
+    Args:
+        wanted: Processes.
+        batch_bytes: Size of a batch.
+        prefetched: Batches that each of them makes in advance.
+    """
+    try:
+        memory = os.statvfs(SHARED_MEMORY)
+    except (AttributeError, OSError):  # another system
+        return wanted
+    room = memory.f_bavail * memory.f_frsize
+    fitting = min(wanted, room // (batch_bytes * (prefetched + 1)))
+    if fitting < wanted:
+        logger.warning(
+            "%s has %.1f MB, room for %d processes that decode images beside this one, not %d; a container gets more "
+            "of it by --shm-size",
+            *(SHARED_MEMORY, room / 1e6, fitting, wanted),
+        )
+    return fitting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import functools
 import logging
 import os
@@ -29,6 +30,10 @@ _SPELLED = {
     "∞": "inf",
 }
 _SPELLED |= {**dict.fromkeys("−–—─", "-"), "∞": "inf", "→": "->", "►": ">", "│": "|", "’": "'"}
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says of a full disk, of a user's share of it, and of a file that is as long as a file may be."""
 
 
 class UserError(Exception):
@@ -84,9 +89,10 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
-            if error.filename is None:  # not about a path: a defect of ours, which needs its traceback
+            if error.filename is None and error.errno not in NO_ROOM:  # a defect of ours, which needs its traceback
                 raise
-            sys.exit(_fail(f"{error.filename}: {error.strerror}"))
+            advice = "; free some space" if error.errno in NO_ROOM else ""
+            sys.exit(_fail(f"{error.filename or 'a file cannot be written'}: {error.strerror}{advice}"))
         except Stopped as stopped:
             if stopped.done:
                 print(f"interrupted: {stopped}", file=sys.stderr)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import KeypointDetector, Keypoints, locate
+from autolink.devices import fitting_workers
 from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
 from autolink.images import upright_rgb
@@ -169,7 +170,9 @@ class AutoLink(PretrainedModel):
             Keypoints (N, K, 2) and the data's landmarks (N, L, 2), on the CPU.
         """
         keypoints, landmarks = [], []
-        batches = DataLoader(data, batch_size, num_workers=workers)
+        batches = DataLoader(
+            data, batch_size, num_workers=fitting_workers(workers, batch_size * 3 * self.config.image_size**2)
+        )
         for sample in tqdm(batches, desc="detect", leave=False, disable=None):
             keypoints.append(self.detect(sample.image.float() / 255).xy.cpu())
             landmarks.append(sample.landmarks)

@@ -14,14 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autolink.errors import UserError
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from autolink.errors import NO_ROOM, UserError
 
 
 def unwritten(path: Path | str, error: OSError | str) -> UserError:
     """What to tell the user when a file cannot be written."""
-    room = isinstance(error, OSError) and error.errno in _NO_ROOM
+    room = isinstance(error, OSError) and error.errno in NO_ROOM
     advice = "free some space, or choose another place for it" if room else "choose another place for it"
     return UserError(f"{path}: cannot be written ({_reason(error, path)}); {advice}")
 

@@ -35,9 +35,9 @@ from tqdm import tqdm
 from autolink.data.folder import split_folder
 from autolink.data.registry import find_data
 from autolink.data.shards import Shards, is_pattern
-from autolink.devices import computes_bfloat16, pick_device
+from autolink.devices import computes_bfloat16, fitting_workers, pick_device
 from autolink.errors import UserError
-from autolink.outputs import read_json, refuse_inputs, write_json, write_text
+from autolink.outputs import read_json, refuse_inputs, reported, write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.runs import LOG, SIGNALS, claim, difference, identity, read_log, release, weights_identity
 from autolink.visualize import save_png
@@ -61,6 +61,8 @@ DATA_OPTIONS, MODEL_OPTIONS = ("data", "mix_with"), ("start_from", "autolink", "
 """Options that name data sets, and models: what they lead to is compared too."""
 SMALL_WIDTH, SMALL_SIDE = 0.25, 64
 """Width and side of an image with which a processor learns in hours."""
+PREFETCHED = 4
+"""Batches that each process that decodes images makes in advance."""
 HELD_ORDER = 2**20
 """Samples up to which the order of an epoch is held in memory."""
 FEISTEL_ROUNDS = 6
@@ -412,6 +414,8 @@ def endless_loader(
     """Batches of `data` from step `step` on; this process's share of each. `batches` replaces the usual sampler."""
     rank, world = accelerator.process_index, accelerator.num_processes
     workers = options.workers if options.workers is not None else min(8, (os.cpu_count() or 2) // 2)
+    pairs = 2 * 3 * options.image_size**2 * options.batch_size  # of all processes together
+    workers = fitting_workers(workers, pairs, PREFETCHED)
     if isinstance(data, Shards):
         data = data.batches(options.batch_size // world, options.seed, rank, world, step)
         workers, order = data.workers(workers), {"batch_size": None}  # the stream makes its own batches
@@ -424,7 +428,7 @@ def endless_loader(
             **order,
             num_workers=workers,
             pin_memory=accelerator.device.type == "cuda",
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=PREFETCHED if workers else None,
             worker_init_fn=_ignore_signals,
         )
     )
@@ -460,7 +464,8 @@ class StepBar(tqdm):
 
     def __init__(self, accelerator: Accelerator, options: RunOptions, step: int, name: str) -> None:
         shown = accelerator.is_main_process
-        super().__init__(desc=name, total=options.steps, initial=step, unit="step", disable=not shown)
+        super().__init__(desc=name, total=options.steps, initial=step, unit="step", disable=None if shown else True)
+        self._name = name  # a bar that is not shown, as in a log file, has no `desc`
         self._accelerator, self._options, self._left = accelerator, options, options.steps - step
         self._timed, self._since = (-1, 0.0) if shown else (None, 0.0)
 
@@ -482,7 +487,7 @@ class StepBar(tqdm):
             pace, self._timed = seconds / self._timed, None
             if pace * self._left > self.WORTH_TELLING:
                 with self.external_write_mode(file=sys.stderr):
-                    logger.warning("%s: %s", self.desc, forecast(self._left, pace, self._accelerator, self._options))
+                    logger.warning("%s: %s", self._name, forecast(self._left, pace, self._accelerator, self._options))
 
     def _now(self) -> float:
         """The clock when the device has done what it was given."""
@@ -643,9 +648,13 @@ class RunLog:
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Record scalars of one step."""
+        """Record scalars of one step; where nobody sees the progress bar, as in a log file, they are printed."""
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
+            if not sys.stderr.isatty():
+                print(
+                    f"step {step}:", ", ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr, flush=True
+                )
+            with reported(self.path), self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
         self.accelerator.log(dict(values), step=step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import io
 import os
@@ -10,12 +11,15 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import autolink
+from autolink import devices
+from autolink.data.cache import cache_folder
 from autolink.errors import UserError, command
 from autolink.predictor import Options, detect
 from autolink_apps.gan.poses import _read_csv
@@ -132,3 +136,35 @@ def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: p
         autolink.load("someone/keypoints")
     assert len(asked) == 1 and asked[0] <= 5 and time.monotonic() - started < 5
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_processes_are_no_more_than_shared_memory_has_room_for(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def left(room: int) -> None:
+        monkeypatch.setattr(devices.os, "statvfs", lambda _: SimpleNamespace(f_bavail=room // 4096, f_frsize=4096))
+
+    left(2**30)
+    assert devices.fitting_workers(8, 2**20, prefetched=4) == 8 and not caplog.records
+    left(2**24)
+    assert devices.fitting_workers(8, 2**20, prefetched=4) == 3  # each has four batches ready and one in its hands
+    left(2**17)
+    assert devices.fitting_workers(8, 2**20, prefetched=4) == 0
+    assert "/dev/shm has 0.1 MB, room for 0 processes" in caplog.records[-1].getMessage()
+
+
+def test_a_full_disk_is_one_line_whoever_meets_it(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(SystemExit) as stopped:
+        command(fill)()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: a file cannot be written: No space left on device; free some space\n"
+
+
+def test_without_a_home_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AUTOLINK_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user whom the system does not know
+    with pytest.raises(UserError, match="no home folder is known here; set AUTOLINK_CACHE"):
+        cache_folder("frames")
+    monkeypatch.setenv("AUTOLINK_CACHE", str(tmp_path))
+    assert cache_folder("frames") == tmp_path / "frames"

@@ -279,6 +279,13 @@ def test_training_lowers_the_loss(images, tmp_path, precision):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_a_log_file_gets_lines_and_no_bar(images, tmp_path, capsys):
+    train(options(images, tmp_path / "run", steps=4))
+    printed = capsys.readouterr().err
+    steps = [line.split(":")[0] for line in printed.splitlines() if line.startswith("step ")]
+    assert steps == ["step 2", "step 3", "step 4", "step 4"] and "\r" not in printed and "%|" not in printed
+
+
 def test_mistakes_are_named(images, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         train(options(images, tmp_path / "none", resume=True))

@@ -19,9 +19,18 @@ from autolink.images import shown_size
 
 
 def cache_folder(kind: str) -> Path:
-    """Folder in which one kind of derived files is kept; it may not exist yet."""
-    base = os.environ.get("AUTOLINK_CACHE")
-    return (Path(base).expanduser() if base else Path.home() / ".cache" / "autolink") / kind
+    """Folder in which one kind of derived files is kept; it may not exist yet.
+
+    Raises:
+        UserError: the user has no home, and no other folder was named.
+    """
+    base = os.environ.get("AUTOLINK_CACHE") or "~/.cache/autolink"
+    try:
+        return Path(base).expanduser() / kind
+    except RuntimeError as error:
+        raise UserError(
+            f"{base}: no home folder is known here; set AUTOLINK_CACHE to a folder for derived files"
+        ) from error
 
 
 def fingerprint(*identity: object) -> str:
