@@ -50,8 +50,10 @@ _TOO_SHORT, _INSTEAD = Fraction(1, 100), Fraction(1, 10)  # seconds: what browse
 _OVERSHOOT = 0.01  # share of white by which floats may pass black and white, as resampling leaves them
 _TAIL = 4096
 
-# What is damaged in EXIF is no concern of who looks at the picture, and pixels that are damaged raise an error.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+# Unless somebody else has a filter for them: damaged EXIF is no concern of who looks at the picture, damaged pixels are
+# an error, and so is a picture of twice the size that Pillow begins to warn of.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin", append=True)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 _told: set[str] = set()
 logger = logging.getLogger(__name__)
@@ -94,7 +96,8 @@ def _rgb(image: Image.Image) -> Image.Image:
             opacity = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
         image = Image.fromarray(_eight_bits(values, image))
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if image.mode != "RGBA":
+            image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         opacity = image.getchannel("A")
     image = image.convert("RGB")
     if opacity is None:
