@@ -10,6 +10,7 @@ Shapes: B batch, K keypoints, H W pixels, S side of what the detector sees.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,14 @@ class _Detection(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = images.shape[-2:]
         side = torch.sym_min(height, width)
-        square = _resizing(height, side, self.size) @ images @ _resizing(width, side, self.size).T
+        square = resizing(height, side, self.size) @ images @ resizing(width, side, self.size).T
         found = self.model.locate(square * 2 - 1)
         lengths = ((0, width), (1, height))
         in_image = [((found.xy[..., i] + 1) * side + (n - side) // 2 * 2) / n - 1 for i, n in lengths]
         return torch.stack(in_image, dim=-1), found.confidence
 
 
-def _resizing(length: int, side: int, size: int) -> Tensor:
+def resizing(length: int, side: int, size: int) -> Tensor:
     """The matrix (size, length) that cuts the middle `side` of a line of pixels and resizes it to `size`.
 
     It is bilinear and antialiased: the weights are a triangle around each new pixel's centre, as wide as that pixel or,
@@ -78,6 +79,41 @@ def export_onnx(model: AutoLink, path: Path) -> Path:
         UserError: If the `export` extra is not installed or the path does not end in .onnx.
         RuntimeError: If onnxruntime's answers differ from torch's.
     """
+    model = model.cpu().eval()
+    axes = {0: torch.export.Dim("batch", min=1, max=4096)}
+    axes |= {axis: torch.export.Dim(name, min=2, max=1 << 16) for axis, name in ((2, "height"), (3, "width"))}
+    size = model.config.image_size
+    shapes = (2, 3, 150, 203), (3, 3, size, size), (1, 3, 2 * size + 1, size), (2, 3, size // 2, size)
+    cases = [{"images": torch.rand(shape)} for shape in shapes]
+    return write_onnx(
+        _Detection(model), path, cases, {"images": axes}, ["keypoints", "confidence"], model.detect, TOLERANCE
+    )
+
+
+def write_onnx(
+    graph: nn.Module,
+    path: Path,
+    cases: Sequence[Mapping[str, Tensor]],
+    axes: Mapping[str, Mapping[int, Any]],
+    outputs: Sequence[str],
+    wanted: Callable[..., Sequence[Tensor]],
+    tolerance: float,
+) -> Path:
+    """Write a graph as ONNX, and check it in onnxruntime before the file has its name.
+
+    Args:
+        graph: On the CPU; takes its inputs in the order of the cases.
+        path: Ends in .onnx.
+        cases: Inputs by name. The first are what is traced; onnxruntime has to be right on all.
+        axes: Of each input, the axes whose length may be another, as `torch.export` names them.
+        outputs: What they are called.
+        wanted: The outputs for inputs given by name, as the model itself computes them.
+        tolerance: Largest difference that is rounding.
+
+    Raises:
+        UserError: If the `export` extra is not installed or the path does not end in .onnx.
+        RuntimeError: If onnxruntime's answers differ from the model's.
+    """
     if path.suffix != ".onnx":
         raise UserError(f"--output {path}: expected a file name ending in .onnx")
     try:
@@ -85,35 +121,29 @@ def export_onnx(model: AutoLink, path: Path) -> Path:
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise UserError(f"export needs {error.name}; run: pip install 'autolink[export]'") from error
-    model = model.cpu().eval()
-    axes = {0: torch.export.Dim("batch", min=1, max=4096)}
-    axes |= {axis: torch.export.Dim(name, min=2, max=1 << 16) for axis, name in ((2, "height"), (3, "width"))}
-    with replacing(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
-        torch.onnx.export(
-            _Detection(model).eval(),
-            (torch.rand(2, 3, 150, 203),),
-            part,
-            input_names=["images"],
-            output_names=["keypoints", "confidence"],
-            dynamic_shapes={"images": axes},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        _check(model, onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"]), path)
+    with replacing(path) as part:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of its own internals
+            torch.onnx.export(
+                graph.eval(),
+                tuple(cases[0].values()),
+                part,
+                input_names=list(cases[0]),
+                output_names=list(outputs),
+                dynamic_shapes=dict(axes),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+        for case in cases:
+            given = session.run(None, {name: value.numpy() for name, value in case.items()})
+            for name, expected, found in zip(outputs, wanted(**case), given):
+                error = (expected - torch.from_numpy(found)).abs().max().item()
+                if not error <= tolerance:
+                    shapes = {of: tuple(value.shape) for of, value in case.items()}
+                    raise RuntimeError(f"{path}: {name} from onnxruntime differ from torch by {error} on {shapes}")
     return path
-
-
-def _check(model: AutoLink, session: Any, path: Path) -> None:
-    size = model.config.image_size
-    for shape in ((3, 3, size, size), (1, 3, 2 * size + 1, size), (2, 3, size // 2, size)):
-        images = torch.rand(shape)
-        found = session.run(None, {"images": images.numpy()})
-        for name, wanted, given in zip(("keypoints", "confidence"), model.detect(images), found):
-            error = (wanted - torch.from_numpy(given)).abs().max().item()
-            if error > TOLERANCE:
-                raise RuntimeError(f"{path}: {name} from onnxruntime differ from torch by {error} on images {shape}")
 
 
 @command

@@ -45,7 +45,7 @@ def test_resizing_is_a_crop_and_an_antialiased_interpolation(length: int, side: 
     cut = lines[:, offset : offset + side]
     square = cut[:, :, None].expand(-1, -1, side)[None]
     expected = functional.interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0, :, :, 0]
-    torch.testing.assert_close(lines @ export._resizing(length, side, size).T, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lines @ export.resizing(length, side, size).T, expected, atol=1e-5, rtol=0)
 
 
 def test_the_file_says_what_goes_in_and_comes_out(exported: tuple[AutoLink, Path]) -> None:

@@ -16,6 +16,7 @@ from autolink.video import open_frames
 from autolink.visualize import to_uint8
 from autolink_apps.pose_transfer import PoseTransfer
 from autolink_apps.pose_transfer.composing import Sketch, compose, finished, settle
+from autolink_apps.pose_transfer.export import export_onnx
 from autolink_apps.pose_transfer.warp import warp
 
 SIDES = (64, 101)
@@ -186,3 +187,26 @@ def test_size_of_the_result(
         assert pictures(output).shape == (3, side, side, 3)
         with open_frames(output.with_name(f"{output.name}-preview.mp4")) as preview:
             assert (preview.width, preview.height) == (4 * 32, 32)
+
+
+def test_the_exported_file_says_what_the_model_says_at_any_size(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = tiny_model()
+    torch.nn.init.normal_(model.network.to_image.weight, std=0.3)  # an untrained one paints nothing
+    torch.nn.init.normal_(model.network.motion.head.weight, std=0.1)
+    session = onnxruntime.InferenceSession(export_onnx(model, tmp_path / "transfer.onnx"))
+    assert [i.name for i in session.get_inputs()] == ["source", "source_keypoints", "keypoints"]
+    for side, count in ((32, 1), (47, 4)):
+        image, pose, poses = torch.rand(1, 3, side, side), torch.rand(1, 4, 2) - 0.5, torch.rand(count, 4, 2) - 0.5
+        given = {"source": image, "source_keypoints": pose, "keypoints": poses}
+        (found,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+        expected = model.transfer(image, pose, poses)
+        assert (expected - image).abs().mean() > 0.02
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=2e-3, rtol=0)
+
+
+def test_export_is_a_mode_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model_file: Path, tmp_path: Path
+) -> None:
+    assert run_transfer(monkeypatch, "export", "--model", model_file, "--output", tmp_path / "transfer.bin") == 2
+    assert "transfer.bin: expected a file name ending in .onnx" in capsys.readouterr().err

@@ -8,18 +8,17 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.errors import UserError, command
-from autolink.outputs import refuse_inputs, replacing
+from autolink.errors import command
+from autolink.export import write_onnx
+from autolink.outputs import refuse_inputs
 from autolink.ranges import Number, check
 from autolink.weights import own_file
 from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
@@ -70,40 +69,16 @@ def export_onnx(gan: ConditionalGAN, path: Path, truncation: float = 0.7) -> Pat
         UserError: If the `export` extra is not installed or the path does not end in .onnx.
         RuntimeError: If onnxruntime's images differ from torch's.
     """
-    if path.suffix != ".onnx":
-        raise UserError(f"--output {path}: expected a file name ending in .onnx")
     check("--truncation", Number, truncation)
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx needs it
-    except ImportError as error:
-        raise UserError(f"export needs {error.name}; run: pip install 'autolink[export]'") from error
     gan = gan.cpu().eval().requires_grad_(False)
     batch = {0: torch.export.Dim("batch", min=1, max=4096)}
-    with replacing(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
-        torch.onnx.export(
-            _Sampling(gan, truncation).eval(),
-            tuple(_inputs(gan, 2).values()),
-            part,
-            input_names=["keypoints", "z"],
-            output_names=["images"],
-            dynamic_shapes={"keypoints": batch, "z": batch},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        _check(gan, onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"]), truncation, path)
-    return path
 
+    def wanted(keypoints: Tensor, z: Tensor) -> tuple[Tensor]:
+        return (gan.sample(keypoints, z, truncation=truncation),)
 
-def _check(gan: ConditionalGAN, session: Any, truncation: float, path: Path) -> None:
-    for count in (1, 3):
-        inputs = _inputs(gan, count)
-        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
-        error = (gan.sample(**inputs, truncation=truncation) - torch.from_numpy(found)).abs().max().item()
-        if error > TOLERANCE:
-            raise RuntimeError(f"{path}: images from onnxruntime differ from torch by {error} in a batch of {count}")
+    cases = [_inputs(gan, count) for count in (2, 1, 3)]
+    axes = {"keypoints": batch, "z": batch}
+    return write_onnx(_Sampling(gan, truncation), path, cases, axes, ["images"], wanted, TOLERANCE)
 
 
 def _inputs(gan: ConditionalGAN, count: int) -> dict[str, Tensor]:

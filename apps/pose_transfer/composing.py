@@ -55,7 +55,7 @@ def compose(sketch: Sketch, pixels: Tensor) -> Tensor:
     painted = resized(sketch.painted, pixels.shape[-2:])
     if sketch.flow is None:
         return painted
-    moved = warp(pixels.expand(len(painted), -1, -1, -1), sketch.flow).float()
+    moved = warp(pixels.expand(painted.shape[0], -1, -1, -1), sketch.flow).float()
     return torch.lerp(painted, moved, resized(sketch.blend, pixels.shape[-2:]))
 
 

@@ -6,6 +6,7 @@ Two protocols, each with the same numbers for what needs no network (`metrics.py
   absolutely, and that frame is the truth. Beside the model stand the true clip itself, which shows how far the
   measures go by themselves; copying the source; and the nearest frame of the clip by keypoints, of those that are a
   quarter of the clip away or further in time, and the first.
+  With `--parts` also the model without what keeps still, and as it is at the network's size, enlarged.
 - *Animation*: the first frame of a clip is the source, another clip drives it, and there is no truth. Do the keypoints
   found in the result move as was asked, and whose looks has it? Beside the model stand copying the source, the nearest
   frame of the source's clip by keypoints, and the driver's own frames.
@@ -13,7 +14,7 @@ Two protocols, each with the same numbers for what needs no network (`metrics.py
 The frames of a clip are taken to follow each other. Numbers are means over frames, then over clips; one clip at a time
 is in memory. The judge of keypoints is the model's own AutoLink.
 
-Shapes: T frames, S side of the images, K keypoints, L landmarks.
+Shapes: T frames, S side of the pictures, K keypoints, L landmarks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 import tyro
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from autolink.data import SampleSet, open_data
@@ -54,10 +56,12 @@ from .metrics import (
     motion_correlation,
     psnr,
     shares,
+    sharpness,
     still_pixels,
 )
 from .model import PoseTransfer
 from .motion import Kind, nearest_pair, retarget
+from .options import Side
 from .report import Report, Row
 from .template import fingerprint
 
@@ -85,10 +89,16 @@ class Options(Checked):
     """What the perceptual distance is: LPIPS on SqueezeNet, or a loss of training; pyramid needs no weights."""
     part: Literal["held-out", "all"] = "held-out"
     """Of the data: what training leaves out, or all of it, where nothing was trained on it."""
+    size: Side | None = None
+    """Side of the pictures that are judged, at least the network's, which is the default."""
+    parts: bool = False
+    """Also judge the model without `--keep-still`, and painted at the network's size and enlarged."""
+    every: Count = 1
+    """Take a frame of every so many."""
     max_clips: Count = 50
     """Clips, spread evenly over the data, and as many of the drivers."""
     max_frames: Annotated[int, Range(2)] = 64
-    """Frames of each clip, its first."""
+    """Frames of each clip, the first of those taken."""
     output: Path | None = None
     """Folder for the numbers of each clip (csv), the tables and pictures."""
     batch_size: Count = 16
@@ -113,6 +123,15 @@ class Clip(NamedTuple):
     """(T, K, 2), as the model's AutoLink found them."""
 
 
+class Way(NamedTuple):
+    """How pictures are made with a model."""
+
+    model: PoseTransfer
+    keep_still: bool = True
+    enlarged: bool = False
+    """Whether painted at the network's size, and resized."""
+
+
 class Judge:
     """The models, and what is measured with.
 
@@ -132,6 +151,15 @@ class Judge:
                 raise UserError(f"--compare {name}: expected a model around the AutoLink of {options.model}")
         if any(other.config.image_size != self.model.config.image_size for other in others):
             raise UserError(f"--compare: expected models for {self.model.config.image_size} pixels, as {options.model}")
+        least = self.model.config.image_size
+        self.size = options.size or least
+        if self.size < least:
+            raise UserError(f"--size {self.size}: {options.model} paints {least}x{least}; expected {least} or more")
+        self.ways = {}
+        for name, model in self.models.items():
+            self.ways[name] = Way(model)
+            if options.parts:
+                self.ways |= {f"{name}, nothing kept": Way(model, False), f"{name}, enlarged": Way(model, False, True)}
         self.links = maximum_spanning_tree(self.model.autolink.graph.matrix())
         self.likeness = Likeness(options.perceptual).to(self.device)
         for model in self.models.values():
@@ -149,11 +177,18 @@ class Judge:
         """Perceptual distance of each frame (T,), on the CPU."""
         return self._in_batches(self.likeness.distances, made, true)
 
-    def paint(self, model: PoseTransfer, image: Tensor, keypoints: Tensor, poses: Tensor) -> Tensor:
+    def paint(self, way: Way, image: Tensor, keypoints: Tensor, poses: Tensor) -> Tensor:
         """A source (3, S, S) uint8 with its keypoints (K, 2) in poses (T, K, 2): (T, 3, S, S) uint8."""
         with half_precision(self.device, self.options.precision):
-            source = model.encode(shares(image[None].to(self.device)), keypoints[None].to(self.device))
-            return self._in_batches(lambda part: to_uint8(model.drive(source, part)), poses)
+            source = way.model.encode(shares(image[None].to(self.device)), keypoints[None].to(self.device))
+            if way.enlarged:
+                source = source._replace(pixels=source.images)
+
+            def paint(part: Tensor) -> Tensor:
+                made = way.model.drive(source, part, way.keep_still)
+                return to_uint8(functional.interpolate(made, (self.size, self.size), mode="bicubic"))
+
+            return self._in_batches(paint, poses)
 
     def _in_batches(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         size = self.options.batch_size
@@ -163,8 +198,7 @@ class Judge:
     def clips(self, data: str) -> Clips:
         """The clips of a data set that are judged on, see `Options`."""
         splits = ("test",) if self.options.part == "held-out" else ("train", "val")
-        size = self.model.config.image_size
-        return Clips([open_data(data, size, split, self.options.data_root) for split in splits], self)
+        return Clips([open_data(data, self.size, split, self.options.data_root) for split in splits], self)
 
 
 class Clips:
@@ -188,7 +222,7 @@ class Clips:
                 if clip:
                     members.setdefault(clip, []).append((name, part, index))
         found = [(name, sorted(frames, key=lambda frame: frame[0])) for name, frames in members.items()]
-        found = [(name, frames) for name, frames in found if len(frames) > 1]
+        found = [(name, frames) for name, frames in found if len(frames) > judge.options.every]
         if not found:
             raise UserError(
                 f"{parts[0].name}: no clip of two frames or more in the part to judge on; expected videos, folders of "
@@ -202,7 +236,8 @@ class Clips:
 
     def __getitem__(self, index: int) -> Clip:
         name, frames = self.members[index]
-        samples = [part[place] for _, part, place in frames[: self.judge.options.max_frames]]
+        options = self.judge.options
+        samples = [part[place] for _, part, place in frames[:: options.every][: options.max_frames]]
         video = torch.stack([sample.image for sample in samples])
         return Clip(name, video, torch.stack([sample.landmarks for sample in samples]), self.judge.detect(video))
 
@@ -229,7 +264,7 @@ def reconstruct(judge: Judge, clip: Clip) -> dict[str, Tensor]:
         "copy of the source": first.expand(len(keypoints) - 1, -1, -1, -1),
         "nearest frame": clip.frames[nearest_frames(keypoints)],
     }
-    return videos | {n: judge.paint(m, first, keypoints[0], keypoints[1:]) for n, m in judge.models.items()}
+    return videos | {n: judge.paint(way, first, keypoints[0], keypoints[1:]) for n, way in judge.ways.items()}
 
 
 def score_reconstruction(judge: Judge, clip: Clip, made: Tensor, landmarks: LandmarkMap | None) -> dict[str, float]:
@@ -241,6 +276,7 @@ def score_reconstruction(judge: Judge, clip: Clip, made: Tensor, landmarks: Land
         "perceptual": judge.perceptual(made, true).mean().item(),
         "keypoints": keypoint_distance(found, clip.keypoints[1:]),
         "looks": looks_distance(judge.describe(made), judge.describe(true)).mean().item(),
+        "sharpness": sharpness(made) / sharpness(true),
         "flicker": flicker(made),
         "background": background_error(made, true, still_pixels(clip.frames)),
     }
@@ -260,7 +296,7 @@ def animate(judge: Judge, source: Clip, driver: Clip) -> tuple[Tensor, dict[str,
         "nearest frame of the source": source.frames[nearest],
         "driver": driver.frames,
     }
-    return asked, videos | {n: judge.paint(m, source.frames[0], pose, asked) for n, m in judge.models.items()}
+    return asked, videos | {n: judge.paint(way, source.frames[0], pose, asked) for n, way in judge.ways.items()}
 
 
 def score_animation(judge: Judge, source: Clip, driver: Clip, asked: Tensor, made: Tensor) -> dict[str, float]:
@@ -314,7 +350,7 @@ def evaluate(options: Options) -> dict[str, Any]:
             "data": options.data,
             "driver_data": options.driver_data or options.data,
             "part": options.part,
-            "image_size": judge.model.config.image_size,
+            "image_size": judge.size,
             "perceptual": "LPIPS 0.1 on SqueezeNet" if options.perceptual == "lpips" else options.perceptual,
             "motion": options.motion,
         }

@@ -43,6 +43,15 @@ def psnr(made: Tensor, true: Tensor) -> Tensor:
     return -10 * (shares(made) - shares(true)).square().mean((1, 2, 3)).log10()
 
 
+def sharpness(video: Tensor) -> float:
+    """Mean squared difference of neighbouring pixels, down and across: of a video (T, 3, S, S) uint8.
+
+    Noise has much of it as well, so it is to be compared with the true clip's.
+    """
+    values = shares(video)
+    return sum(values.diff(dim=axis).square().mean().item() for axis in (-1, -2))
+
+
 def flicker(video: Tensor) -> float:
     """Mean absolute second difference in time, |x(t−1) − 2·x(t) + x(t+1)|: of a video (T, 3, S, S) uint8.
 

@@ -28,6 +28,7 @@ COLUMNS = {
     "keypoints": ("keypoints, % ↓", 100),
     "landmarks": ("landmarks, % ↓", 100),
     "looks": ("looks ↓", 1),
+    "sharpness": ("sharpness, % of the truth", 100),
     "flicker": ("flicker", 1),
     "background": ("background ↓", 1),
     "correlation": ("motion ↑", 1),

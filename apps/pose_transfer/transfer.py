@@ -1,5 +1,7 @@
 """Make a source move as a driver does: `autolink-transfer --src S --driver D [--output out.mp4]`.
 
+`autolink-transfer export` writes the network as ONNX (`export.py`).
+
 The driver is read as a stream twice: once for its keypoints (`following.py`), which are all that is kept of it and are
 retargeted to the source (`casting.py`); and once, beside the source, while frames are painted: decode → draw edges →
 paint → put back (`framing.py`) → encode. Stages have threads of their own, and memory does not grow with the length.
@@ -242,7 +244,13 @@ def _picture(shown: Shown, painted: np.ndarray, casting: Casting, options: Optio
 @command
 def main() -> None:
     """Entry point of `autolink-transfer`."""
-    transfer(tyro.cli(Options, description=__doc__))
+    if sys.argv[1:2] == ["export"]:
+        from .export import main as export
+
+        sys.argv = ["autolink-transfer export", *sys.argv[2:]]
+        export()
+    else:
+        transfer(tyro.cli(Options, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def keypoint_flow(source: Tensor, driving: Tensor, size: int) -> Tensor:
     with torch.autocast(driving.device.type, enabled=False):  # half precision is too coarse for positions
         source, driving = source.float(), driving.float()
         grid = pixel_grid(size, size, device=driving.device).flatten(0, 1)  # (F², 2)
-        weights = 1 / (torch.cdist(grid.expand(len(driving), -1, -1), driving).square() + SOFTNESS**2)
+        weights = 1 / (torch.cdist(grid.expand(driving.shape[0], -1, -1), driving).square() + SOFTNESS**2)
         weights = weights / weights.sum(-1, keepdim=True)  # (B, F², K)
 
         # Flow = mean displacement + linear map of the pixel's offset from the mean of the driving keypoints.
