@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 
+from tqdm import tqdm
+
 logger = logging.getLogger(__name__)
 
 _left_out: list[str] = []
@@ -95,10 +97,10 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(_fail(f"{error.filename or 'a file cannot be written'}: {error.strerror}{advice}"))
         except Stopped as stopped:
             if stopped.done:
-                print(f"interrupted: {stopped}", file=sys.stderr)
+                _tell(f"interrupted: {stopped}")
             sys.exit(128 + stopped.number)
         except KeyboardInterrupt as stopped:  # with what the user should know then, if anything
-            print(": ".join(["interrupted", *map(str, stopped.args)]), file=sys.stderr)
+            _tell(": ".join(["interrupted", *map(str, stopped.args)]))
             sys.exit(130)
 
     return run
@@ -137,5 +139,11 @@ codecs.register_error("autolink.spelled", _spell)
 def _fail(message: str) -> int:
     # An error in a worker process of a data loader arrives with its traceback in front of the message.
     message = message.rsplit(f"{UserError.__module__}.{UserError.__name__}: ", 1)[-1]
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    _tell("error: " + " ".join(message.split()))
     return 2
+
+
+def _tell(line: str) -> None:
+    """Print a line of its own on stderr, whatever progress bar is drawn there."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(line, file=sys.stderr)

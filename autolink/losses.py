@@ -34,6 +34,8 @@ Layers = TypeVar("Layers", bound=nn.Module)
 
 KNOT = 0.01
 """Squared size of a pose, half the image's side being 1, below which its shape is not compared."""
+SMALLEST_SIDE = 32
+"""Smaller images are enlarged to this side for the networks that would reduce them to nothing."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -45,8 +47,8 @@ class PerceptualLoss(nn.Module):
         features: `vgg16` (ReLU 1_2, 2_2, 3_3, 4_3; the paper's), `squeezenet` (a tenth of the work), `builtin` (shipped
             with this package, taught by SqueezeNet), or `pyramid` (pixels and gradients over scales; learns far less).
         norm: `l1` (official code) or `l2` (Eq. 6) between features.
-        input_size: Side to which images are resized before the extractor; None leaves them as they are. The official
-            code uses 224 with VGG16.
+        input_size: Side to which images are resized before the extractor; None leaves them as they are, but
+            for images too small for the network (`SMALLEST_SIDE`). The official code uses 224 with VGG16.
 
     Raises:
         UserError: If the extractor's weights are neither on this machine nor to be downloaded.
@@ -72,6 +74,7 @@ class PerceptualLoss(nn.Module):
         self.standardise = features != "vgg16"
         self.power = 1 if norm == "l1" else 2
         self.input_size = input_size
+        self.smallest = SMALLEST_SIDE if features in ("squeezenet", "builtin") else 1
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> PerceptualLoss:
@@ -100,8 +103,9 @@ class PerceptualLoss(nn.Module):
         return torch.stack(losses).mean()
 
     def _stages(self, images: Tensor) -> list[Tensor]:
-        if self.input_size is not None and self.input_size != images.shape[-1]:
-            images = functional.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False)
+        size = self.input_size or max(images.shape[-1], self.smallest)
+        if size != images.shape[-1]:
+            images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return self.features(images)
 
 

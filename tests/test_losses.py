@@ -70,14 +70,23 @@ def test_weights_that_are_cut_off_are_one_line_that_names_the_file(zipped, share
 
 @pytest.mark.parametrize("what", ["a list", "another shape", "not a number"])
 def test_weights_of_something_else_are_one_line(what, no_weights):
-    state = random_state("squeezenet")
+    state = dict(random_state("squeezenet"))
     if what == "another shape":
         state["features.0.weight"] = torch.zeros(1)
     if what == "not a number":
-        state["features.0.weight"][0, 0, 0, 0] = torch.nan
+        state["features.0.weight"] = torch.full((64, 3, 3, 3), torch.nan)
     torch.save([1] if what == "a list" else state, no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")
     with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0\.pth"):
         PerceptualLoss("squeezenet")
+
+
+@pytest.mark.parametrize("name", ["builtin", "pyramid", "squeezenet"])
+def test_the_smallest_images_have_features_too(name, no_weights):
+    torch.save(random_state("squeezenet"), no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")
+    images = torch.rand(2, 3, 16, 16).requires_grad_()
+    loss = PerceptualLoss(name)(images, -images.detach())
+    (gradient,) = torch.autograd.grad(loss, images)
+    assert loss.isfinite() and gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", ["vgg16", "squeezenet"])
