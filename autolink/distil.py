@@ -8,6 +8,7 @@ Shapes: B pairs, S image side, C h w of a feature map.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,8 @@ def distil(options: Options) -> Path:
     progress = StepBar(accelerator, options, step, "features")
 
     while step < options.steps and not stop.came:
-        rate = options.learning_rate * min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps)) / 2
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = options.learning_rate * share_of_rate(step, options.steps)
         generator = seeded_generator(options.seed, step, accelerator.process_index, "pairs")
         images, copies = _pairs(pools, options.batch_size // accelerator.num_processes, generator)
         with accelerator.autocast():
@@ -127,6 +127,11 @@ def distil(options: Options) -> Path:
     stop.leave(options.output, step, options.steps)
     accelerator.wait_for_everyone()
     return options.output / "model.safetensors"
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: it rises over 50 steps, and falls to zero along a half cosine."""
+    return min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def disagreement(student: nn.Module, teacher: nn.Module, images: Tensor, copies: Tensor) -> dict[str, Tensor]:

@@ -246,6 +246,45 @@ apps/pose_transfer/framing.py: transfer_framing
 apps/pose_transfer/casting.py: transfer_casting
 - (-1 - low).clamp(min=0) + (1 - high).clamp(max=0)
 + (-1 - low).clamp(min=0)
+autolink/model.py: convert
+- OFFICIAL_SCALE = (127 / 128) / (31 / 32)
++ OFFICIAL_SCALE = (31 / 32) / (127 / 128)
+autolink/decoder.py: training model -k first_step
+- self.alpha * masked_images
++ masked_images
+autolink/data/pairs.py: transfer_pairs
+- .randrange(1, len(members))
++ .randrange(len(members))
+autolink/distil.py: distil
+- min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps)) / 2
++ min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps))
+- loss = errors["features"] + errors["changes"]
++ loss = errors["features"]
+- (moved.square().mean((1, 2, 3)) + FAINT * w.var())
++ moved.square().mean((1, 2, 3))
+apps/gan/project.py: gan_sample -k project
+- distance(made, image).mean() + functional.mse_loss(made, image)
++ distance(made, image).mean()
+- if loss.item() < best_loss:
++ if True:
+apps/gan/disentangle.py: gan_evaluate
+- (1 - error.square().sum() / asked.square().sum())
++ (1 - error.abs().sum() / asked.abs().sum())
+- .square().sum(-1) / REACH**2
++ .square().sum(-1) / REACH
+apps/pose_transfer/eye.py: transfer_searching transfer_following
+- max(1.0, USUAL / usual)
++ 1.0
+apps/pose_transfer/following.py: transfer_following
+- self.offset, self.ratio = -pose.mean(0) / size, 2 / size
++ self.offset, self.ratio = pose.mean(0) / size, 2 / size
+- begin = np.searchsorted(times, times - CAMERA_SECONDS)
++ begin = np.searchsorted(times, times)
+apps/pose_transfer/searching.py: transfer_searching
+- if found.min() < CLEARLY * shaky else middle
++ if found.min() < shaky else middle
+- dim=-1).mean((1, 2)) / sides
++ dim=-1).mean((1, 2))
 """
 """A file and the tests that must fail, then what stands in the file and what stands there wrongly."""
 

@@ -4,13 +4,15 @@ import json
 
 import pytest
 import torch
+from accelerate.utils import set_seed
+from first_step import assert_first_step
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
 from autolink import AutoLink, UserError
-from autolink.distil import Options, disagreement, distil
-from autolink.losses import BuiltinFeatures, FeaturesConfig
+from autolink.distil import Options, _images, _pairs, disagreement, distil, share_of_rate
+from autolink.losses import BuiltinFeatures, FeaturesConfig, PerceptualLoss
 from autolink.scenes import DAMAGES, damaged, scenes, textures
 from autolink.training import seeded_generator
 
@@ -106,6 +108,40 @@ def test_resumed_run_equals_an_unbroken_one_and_its_file_opens(tmp_path, monkeyp
     assert model.metadata["data"] == "synthetic" and model.metadata["steps"] == 4
     with pytest.raises(UserError, match="holds a model for 'features'"):
         AutoLink.from_pretrained(whole)
+
+
+def test_the_first_step_follows_the_gradient_of_both_terms(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("autolink.distil.HELD_OUT", 4)
+    save_file(models.squeezenet1_1().features.state_dict(), tmp_path / "squeezenet1_1_features.safetensors")
+    asked = options(tmp_path, "run", steps=1, learning_rate=0.05)
+    distil(asked)
+
+    pools = [_images("synthetic", "train", asked)]
+    some, _ = _pairs(pools, 64, seeded_generator(0, 0, 0, "deviations"), size=64)
+    images, copies = _pairs(pools, 4, seeded_generator(0, 0, 0, "pairs"))
+    set_seed(0)
+    teacher = PerceptualLoss("squeezenet").features
+    student = BuiltinFeatures(FeaturesConfig()).train()
+    with torch.no_grad():
+        deviations = [stage.std() for stage in teacher(some)]
+        wanted, changed = (
+            [stage / deviation for stage, deviation in zip(teacher(x), deviations)] for x in (images, copies)
+        )
+    loss = 0
+    for w, v, s, t in zip(wanted, changed, student(images), student(copies)):
+        whole = torch.cat([w, v])
+        loss = loss + (torch.cat([s, t]) - whole).square().mean() / whole.var() / 4
+        error, change = (((t - s) - (v - w)).square().mean((1, 2, 3)), (v - w).square().mean((1, 2, 3)))
+        loss = loss + (error / (change + 1e-3 * whole.var())).mean() / 4
+    size = torch.stack([g.norm() for g in torch.autograd.grad(loss, list(student.parameters()), retain_graph=True)])
+    clipped = loss / size.norm().clamp_min(1).item()
+    assert_first_step(tmp_path / "run", "student", "adam", student, clipped, (0.9, 0.99), lambda _: 0.05 / 50)
+
+
+def test_the_rate_rises_and_falls():
+    shares = [share_of_rate(step, 1000) for step in (0, 24, 49, 500, 750, 999)]
+    assert shares == pytest.approx([0.02, 0.4993, 0.9941, 0.5, 0.1464, 2.5e-6], abs=1e-4)
 
 
 class StopAt:

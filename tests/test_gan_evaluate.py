@@ -18,7 +18,7 @@ from autolink.plots import measurements_figure
 from autolink_apps.gan import ConditionalGAN, curve
 from autolink_apps.gan import evaluate as evaluation
 from autolink_apps.gan import train as training
-from autolink_apps.gan.disentangle import colours_at, disentanglement, two_poses
+from autolink_apps.gan.disentangle import Views, _followed, colours_at, disentanglement, two_poses
 from autolink_apps.gan.evaluate import Options, evaluate
 
 
@@ -132,6 +132,12 @@ def test_a_perfect_generator_and_two_that_fail() -> None:
     assert still["pose_changed"]["movement_followed"] == pytest.approx(0, abs=1e-3)
     entangled = measure(Puppet(follows_pose=True, colour_from_pose=True))
     assert entangled["appearance_changed"]["colours_changed"] == pytest.approx(0, abs=1e-3)
+
+
+def test_half_of_a_movement_is_three_quarters_of_its_square() -> None:
+    asked, made = (Views(torch.tensor([[[x, 0.0], [0.0, -x]]]), torch.zeros(1, 2, 3)) for x in (0.4, 0.2))
+    rest = Views(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3))
+    assert _followed(rest, made, rest, asked) == pytest.approx(75)
 
 
 def test_colours_at_the_joints_tell_individuals_apart() -> None:

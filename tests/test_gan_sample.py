@@ -294,6 +294,18 @@ def test_projection_finds_an_image_that_the_generator_made(gan: ConditionalGAN, 
     assert all(parameter.grad is None for parameter in gan.generator.parameters())
 
 
+def test_projection_keeps_the_best_it_saw_and_counts_pixels_too(
+    gan: ConditionalGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autolink_apps.gan.project.LEARNING_RATE", 5.0)  # it oversteps
+    pose, z = gan.poses[:1], torch.randn(1, 256)
+    image = gan.sample(pose, z) * 2 - 1
+    found = project(gan, image, pose, lambda made, _: made.new_full((1,), 0.5), steps=4)
+    with torch.no_grad():
+        made = gan.generator.synthesise(gan.condition(pose), found.w)
+    assert 0.5 < found.end == pytest.approx(0.5 + (made - image).square().mean().item()) and found.end <= found.start
+
+
 def test_projected_appearance_serves_the_other_modes(
     gan: ConditionalGAN, gan_file: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
