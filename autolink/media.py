@@ -22,7 +22,7 @@ import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 
-from autolink.errors import UserError
+from autolink.errors import NO_ROOM, UserError
 from autolink.files import what_is
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def reported(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{path}: {error.strerror}; {advice}") from error
+        room = "free some space; " if error.errno in NO_ROOM else ""
+        raise UserError(f"{path}: {error.strerror}; {room}{advice}") from error
 
 
 def silence() -> None:

@@ -246,7 +246,9 @@ class FolderWriter(FrameOutput):
                 self._soundtrack.write(self.path / "sound.m4a", end)
 
     def _abandon(self) -> None:
-        self._times.close()
+        with suppress(OSError):  # the exception that brought us here is the one to tell
+            self._times.close()
+        (self.path / _name(self.written)).with_suffix(".png.part").unlink(missing_ok=True)
         if self.written:
             logger.warning("%s: not finished; the %d pictures written so far are in it", self.path, self.written)
             return

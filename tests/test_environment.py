@@ -10,18 +10,22 @@ import os
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import autolink
 from autolink import devices
 from autolink.data.cache import cache_folder
+from autolink.data.landmarks import read_landmarks
 from autolink.errors import UserError, command
 from autolink.predictor import Options, detect
+from autolink.video import open_frames, write_video
 from autolink_apps.gan.poses import _read_csv
 
 ROOT = Path(__file__).parent.parent
@@ -168,3 +172,21 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch,
         cache_folder("frames")
     monkeypatch.setenv("AUTOLINK_CACHE", str(tmp_path))
     assert cache_folder("frames") == tmp_path / "frames"
+
+
+def test_a_labelled_picture_may_have_a_name_that_is_not_utf_8(strange: Path) -> None:
+    (strange.parent / "landmarks.csv").write_bytes(b"file,width,height,x0,y0\n\xff.png,64,48,32,24\n")
+    assert read_landmarks(strange.parent / "landmarks.csv")[strange.name][1].tolist() == [[32, 24]]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.mp4", "a.jpg"])
+def test_frames_may_be_written_to(name: str, tmp_path: Path) -> None:
+    frames = [np.full((48, 64, 3), value, np.uint8) for value in (0, 100, 200)]
+    if name.endswith("mp4"):
+        write_video(tmp_path / name, frames, 5)
+    else:
+        first, *others = map(Image.fromarray, frames)
+        first.save(tmp_path / name, **({} if name.endswith("jpg") else {"save_all": True, "append_images": others}))
+    with warnings.catch_warnings(), open_frames(tmp_path / name) as read:
+        warnings.simplefilter("error")  # of torch, about memory that is not to be written to
+        assert len([torch.from_numpy(frame.image) for frame in read]) == (1 if name.endswith("jpg") else 3)

@@ -15,6 +15,7 @@ import torch
 from autolink import UserError
 from autolink.outputs import Replacement, read_json, refuse_inputs, replacing, write_json, write_text
 from autolink.plots import save_figure, sweep_figure
+from autolink.video import write_video
 from autolink.visualize import save_png
 from autolink.weights import write_safetensors
 
@@ -177,3 +178,17 @@ def test_json_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
         read_json(path)
     write_json(path, {"steps": 3})
     assert read_json(path) == {"steps": 3}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "folder"])
+def test_a_video_on_a_full_disk(name: str, tmp_path: Path, nearly_full: NearlyFull) -> None:
+    path = tmp_path / name
+    frames = np.random.default_rng(0).integers(0, 255, (20, 96, 96, 3), dtype=np.uint8)
+    if path.suffix:
+        write_video(path, frames[:2], 25)
+        before = path.read_bytes()
+    with nearly_full(20_000), pytest.raises(UserError, match=f"{name}: .*; free some space; "):
+        write_video(path, frames, 25)
+    if path.suffix:
+        assert path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.png*"))

@@ -77,7 +77,7 @@ def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         UserError: the file is not in the format; the message names the line.
     """
     rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         lines = csv.reader(file)
         try:
             header = next(lines, [])
