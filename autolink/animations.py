@@ -31,7 +31,8 @@ def write_animation(path: Path, suffix: str, frames: Frames, width: int, height:
     """Writes an animation, in two passes over the frames; an APNG in one.
 
     Times are rounded to 1/100 s in a gif, else to 1/1000 s. A frame that comes less than 1/50 s after the one before,
-    or 11/1000 s in a WebP or APNG, is left out.
+    or 11/1000 s in a WebP or APNG, is left out. Of frames of a WebP that look alike, as libwebp judges, the first is
+    stored and shown for longer.
 
     Args:
         path: the file to write.

@@ -96,7 +96,8 @@ class VideoWriter(FrameOutput):
     rates, are exact in an mp4; others are rounded to 1/90000 s or finer, in a webm to 1/1000 s. Animations
     loop, and have no sound. A gif has 256 colours for all frames, times that are multiples of 1/100 s, and at most 50
     frames a second; a webp or apng times that are multiples of 1/1000 s, and at most 90. A frame that comes sooner
-    after another is left out. An apng is without loss, and large.
+    after another is left out, and so is one of a webp that looks like the one before, which is shown for longer. An
+    apng is without loss, and large.
 
     Args:
         path: ends in .mp4, .webm, .gif, .webp or .apng. Folders on the way to it are made.
