@@ -45,7 +45,13 @@ _SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys((".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf"), "video"),  # not .ts, which is a program, too
 }
 _UNFINISHED = frozenset({".part", ".partial", ".crdownload", ".download", ".completing", ".tmp"})
-_RUN = {"config.json", "log.jsonl"}  # in the folder of a training
+_WRITTEN = (  # what is in folders that commands write
+    ({"config.json", "log.jsonl"}, "a training run"),
+    ({"sweep.json"}, "a sweep"),
+    ({"graph.json", "edges.png"}, "drawn by autolink figures"),
+    ({"neighbours.json", "neighbours.png"}, "drawn by autolink-sample neighbours"),
+    ({"report.json", "tables.md"}, "an evaluation of pose transfer"),
+)
 _TABLES = {"keypoints.csv", "keypoints.npz", "coordinates.npz", "deeplabcut"}  # beside overlays of detect
 _OF_THE_SYSTEM = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -197,8 +203,8 @@ def holds(folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> bool:
 def walk(folder: Path, nested: bool = True, output: Path | None = None) -> Iterator[Path]:
     """Files of a folder and its sub-folders; follows links, but not in circles, and leaves out what is hidden.
 
-    What commands wrote below it is left out as well: training runs, overlays of detect, and what lies in `output`, into
-    which the present command writes.
+    What commands wrote below it is left out as well: folders that are known by their files as such, and what lies in
+    `output`, into which the present command writes.
     """
     seen = set() if output is None else {os.path.realpath(output)} - {os.path.realpath(folder)}
     for here, folders, names in os.walk(folder, followlinks=True):
@@ -207,12 +213,13 @@ def walk(folder: Path, nested: bool = True, output: Path | None = None) -> Itera
             folders.clear()
             continue
         seen.add(real)
-        if here != os.fspath(folder) and set(names) >= _RUN:
-            _name_written(real, "a training run")
+        written = next((what for files, what in _WRITTEN if files <= set(names)), None)
+        if written and here != os.fspath(folder):
+            _name_written(real, written)
             folders.clear()
             continue
         if "overlays" in folders and _TABLES & {*names, *folders}:
-            _name_written(os.path.join(real, "overlays"), "pictures that autolink detect drew")
+            _name_written(os.path.join(real, "overlays"), "drawn by autolink detect")
             folders.remove("overlays")
         folders[:] = sorted(name for name in folders if not _hidden(name)) if nested else []
         yield from (Path(here, name) for name in sorted(names) if not _hidden(name))

@@ -27,7 +27,7 @@ from autolink.data import open_data
 from autolink.errors import Stopped, UserError, command
 from autolink.graph import detect_spread
 from autolink.model import load
-from autolink.outputs import read_json, replacing, write_json, write_text
+from autolink.outputs import read_json, refuse_inputs, replacing, write_json, write_text
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.ranges import Count
 from autolink.training import (
@@ -168,6 +168,7 @@ def _claim(options: Options) -> None:
             f"{options.output} holds a sweep with {option} {was}, not {now}; repeat its options to go on, or name "
             "another --output"
         )
+    refuse_inputs([options.output], [options.data])
     write_json(path, about)
 
 

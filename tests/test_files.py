@@ -81,8 +81,9 @@ def test_what_commands_wrote_below_a_folder_is_no_input(tmp_path: Path, caplog: 
     own = ["a.png", "b/c.png", "overlays/mine.png"]
     assert listed() == own
     files("run/config.json", "run/log.jsonl", "run/samples/s.png", "b/found/keypoints.csv", "b/found/overlays/c.png")
+    files("drawn/graph.json", "drawn/edges.png", "sweep/sweep.json", "sweep/plot.png")
     assert listed() == listed() == own
-    named = [f"{tmp_path / 'b/found/overlays'}: left out", f"{tmp_path / 'run'}: left out"]
+    named = [f"{tmp_path / name}: left out" for name in ("b/found/overlays", "drawn", "run", "sweep")]
     assert [record.getMessage().split(",")[0] for record in caplog.records] == named
     assert listed("run") == ["run/samples/s.png"]  # if it is asked for
     files("sampled/grid.png")
