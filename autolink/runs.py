@@ -78,9 +78,12 @@ def contents(path: Path) -> str:
 
 def _listing(folder: Path, files: Sequence[Path]) -> str:
     digest = hashlib.blake2b(digest_size=6)
-    for file in files:
-        about = file.stat() if file.exists() else file.lstat()
-        line = f"{file.relative_to(folder)}\0{about.st_size}\0{about.st_mtime_ns}\0"
+    for file in map(str, files):
+        try:
+            about = os.stat(file)
+        except FileNotFoundError:  # a link to nowhere
+            about = os.lstat(file)
+        line = f"{file[len(str(folder)) :]}\0{about.st_size}\0{about.st_mtime_ns}\0"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

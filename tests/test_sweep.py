@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from autolink import UserError, train
+from autolink.errors import Stopped
 from autolink.sweep import SWEEPS, Cell, Options, _selected, _summary, _table, sweep
 from autolink.training import Diverged
 
@@ -72,6 +73,15 @@ def test_an_interrupted_sweep_ends_as_an_unbroken_one(faces, tmp_path, monkeypat
     calls.clear()
     sweep(options(faces, tmp_path / "whole", only=("4",), seeds=2))
     assert calls == []  # all is done
+
+
+def test_a_sweep_that_a_signal_ends_says_how_it_goes_on(faces, tmp_path, monkeypatch):
+    def stopped(given):
+        raise Stopped(f"{given.output}: stopped after step 1 of 2, which is saved", 15)
+
+    monkeypatch.setattr(train, "train", stopped)
+    with pytest.raises(Stopped, match="which is saved; the same command goes on"):
+        sweep(options(faces, tmp_path))
 
 
 def test_a_run_that_diverges_is_counted_and_does_not_stop_the_sweep(faces, tmp_path, monkeypatch):
