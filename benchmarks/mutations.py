@@ -100,8 +100,10 @@ autolink/training.py: training -k first_step
 autolink/training.py: training -k order
 - numbers[beyond] = left << half | right
 + numbers[beyond] = (left << half | right) % np.uint64(length)
+autolink/training.py: training -k batches
 - seeded_generator(self.seed, epoch, 0, "order")
 + seeded_generator(self.seed, 0, 0, "order")
+autolink/training.py: training -k order
 - FEISTEL_ROUNDS = 6
 + FEISTEL_ROUNDS = 2
 autolink/losses.py: losses -k hand

@@ -15,7 +15,7 @@ from transfer_files import DOTS, DotEye, scene, tiny_model
 from autolink.errors import UserError
 from autolink.video import VideoFrame, open_frames
 from autolink_apps.pose_transfer.eye import Eye
-from autolink_apps.pose_transfer.following import Follower, Part, look
+from autolink_apps.pose_transfer.following import Follower, Part, Track, look, steady
 from autolink_apps.pose_transfer.framing import Window, absolute_window, rebase, whole
 from autolink_apps.pose_transfer.sparing import Batches
 
@@ -45,6 +45,23 @@ def test_the_window_follows_and_points_stay_true(together: int) -> None:
             sides.append(window.side)
     assert sides[-1] > sides[0]
     assert max(abs(b - a) / a for a, b in pairwise(sides)) < 0.02  # it does not jump
+
+
+def test_what_rests_beside_the_middle_leaves_its_window_alone() -> None:
+    follow = Follower(DotEye(), "clip")
+    for number in range(5):
+        ((window,), _) = follow([VideoFrame(scene((230, 110, 60)), Fraction(number, 25))])
+        torch.testing.assert_close(torch.tensor(window), torch.tensor(whole(400, 240, "crop")), atol=0.5, rtol=0)
+
+
+def test_a_calm_window_is_the_mean_of_half_a_second_before_and_after() -> None:
+    times = [Fraction(number, 9) + Fraction(number > 20, 4) for number in range(30)]  # with a gap
+    windows, points = torch.rand(30, 3) + 1, torch.rand(30, 4, 2)
+    calm = steady(Track(points, torch.ones(30, 4), windows, times))
+    for time, window, pose, seen, point in zip(times, calm.windows, calm.poses, windows, points):
+        near = [abs(other - time) <= Fraction(1, 2) for other in times]
+        torch.testing.assert_close(window, windows[near].mean(0))
+        torch.testing.assert_close(window[:2] + pose * window[2] / 2, seen[:2] + point * seen[2] / 2)
 
 
 def test_frames_seen_together_have_the_windows_of_those_seen_one_by_one() -> None:
