@@ -47,6 +47,7 @@ _SUFFIXES: dict[str, Kind] = {
 _UNFINISHED = frozenset({".part", ".partial", ".crdownload", ".download", ".completing", ".tmp"})
 _WRITTEN = (  # what is in folders that commands write
     ({"config.json", "log.jsonl"}, "a training run"),
+    ({"config.json", ".lock"}, "a training run"),  # that has just begun
     ({"sweep.json"}, "a sweep"),
     ({"graph.json", "edges.png"}, "drawn by autolink figures"),
     ({"neighbours.json", "neighbours.png"}, "drawn by autolink-sample neighbours"),
