@@ -88,7 +88,7 @@ class AutoLink(PretrainedModel):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Take a bank of any number of poses, or of none where a file has no bank."""
-        bank = state_dict.setdefault(f"{prefix}poses", self.poses[:0])
+        bank = state_dict.setdefault(f"{prefix}poses", torch.zeros(0, *self.poses.shape[1:]))
         if bank.shape[1:] == self.poses.shape[1:]:
             self.poses = self.poses.new_zeros(bank.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)

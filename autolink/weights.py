@@ -79,8 +79,11 @@ class PretrainedModel(nn.Module):
             raise UserError(f"{path} holds a model for '{header['task']}', but one for '{cls.task}' is needed here")
         tensors = read_tensors(path)
         try:
-            model = cls(cls.Config(**header["config"]))
-            model.load_state_dict(tensors, strict=True)
+            with torch.device("meta"):  # a size that the weights do not have asks for no memory
+                model = cls(cls.Config(**header["config"]))
+            kinds = {name: value.dtype for name, value in model.state_dict().items()}
+            tensors = {name: value.to(kinds.get(name, value.dtype)) for name, value in tensors.items()}
+            model.load_state_dict(tensors, strict=True, assign=True)
         except (UserError, TypeError, RuntimeError) as error:
             first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
             raise UserError(f"{path} does not fit this version of autolink: {first}") from error

@@ -1,6 +1,7 @@
 """The learner's parts and the whole: sizes of Figure 8, gradients everywhere, self-describing files."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from autolink.detector import KeypointDetector, locate
 from autolink.geometry import to_pixels
 from autolink.layers import down
 from autolink.masking import patch_mask
-from autolink.weights import read_header
+from autolink.weights import read_header, write_model
 
 
 def test_sizes_of_figure_8a():
@@ -120,6 +121,16 @@ def test_half_precision_file_is_half_the_size_and_nearly_the_same(tiny, tmp_path
     assert torch.allclose(autolink.load(half).detect(images).xy, tiny.detect(images).xy, atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_become_the_models(kind, tiny, tmp_path):
+    tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tiny.state_dict().items()}
+    write_model(tmp_path / "m.safetensors", tensors, "autolink", asdict(tiny.config), {}, half=False)
+    again = autolink.load(tmp_path / "m.safetensors")
+    for name, value in again.state_dict().items():
+        assert value.dtype == tiny.state_dict()[name].dtype and torch.equal(value, tensors[name].to(value.dtype))
+        assert not value.is_meta
+
+
 def test_a_folder_with_one_model_is_a_source(tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "run")
     assert autolink.load(tmp_path / "run").config == tiny.config
@@ -196,6 +207,7 @@ def _header(**changed):
         (_header(config={"keypoints": 5}), r"does not fit this version of autolink: .*size mismatch"),
         (_header(config={"thickness": float("nan")}), "thickness nan: give a number"),
         (_header(config={"width": 1e9}), "width 1000000000: give a number above 0, 16 at most"),
+        (_header(config={"width": 16, "keypoints": 1024}), r"does not fit this version of autolink: .*size mismatch"),
         (_header(config={"image_size": 63}), "image_size 63: give a multiple of 16"),
         (_header(config={"drawing": "circles"}), "drawing 'circles': give one of edges, "),
         (_header(config={"learn_alpha": "no"}), "learn_alpha 'no': give true or false"),
