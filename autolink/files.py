@@ -96,6 +96,7 @@ _MAGIC = (  # where it begins, its bytes, and what it is: as Pillow calls a pict
     (0, b"v=0\n", "playlist"),  # SDP
     (0, b"v=0\r\n", "playlist"),
 )
+_UNKNOWN = ("", "text", "empty")  # names of what is only meant to be something, by its suffix
 _OTHERS = frozenset({"camera raw", "sound", "playlist"})
 _PLAYLIST_TAGS = (b"<MPD", b"<AssetMap", b"<CompositionPlaylist", b"<asx", b"<ASX", b"<smil", b"#EXTINF")
 
@@ -115,6 +116,14 @@ class What(NamedTuple):
         """Whether it has frames one after the other in time."""
         return self.kind in MOVING
 
+    @property
+    def in_words(self) -> str:
+        """For messages, after "it is": "a JPEG picture", "a mov video", "HEIF, so install pillow-heif"."""
+        kinds = {"still": "a {} picture", "animation": "a {} animation", "video": "a {} video"}
+        if self.name in _UNKNOWN:
+            return self.name or "of an unknown kind"
+        return kinds.get(self.kind, "{}").format(self.name) + (f", so {self.advice}" if self.advice else "")
+
 
 def what_is(path: Path | str) -> What:
     """What a file is, by its content.
@@ -122,18 +131,31 @@ def what_is(path: Path | str) -> What:
     Raises:
         UserError: no such file, a folder, a pipe, or one that must not be read.
     """
+    path = require_file(path)
+    try:
+        return _by_content(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; expected a file that can be read") from error
+
+
+def require_file(path: Path | str) -> Path:
+    """The path itself, if a file is there that can be read as often as one likes.
+
+    Raises:
+        UserError: no such file, a folder or a pipe.
+    """
     path = Path(path)
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise UserError(f"{path}: a folder; expected a file")
-        if not stat.S_ISREG(mode):
-            raise UserError(f"{path}: a pipe or device, which cannot be read twice; write it to a file first")
-        return _by_content(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a file that can be read") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a folder; expected a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: a pipe or device, which cannot be read twice; write it to a file first")
+    return path
 
 
 def what_of(file: BinaryIO, path: Path | str) -> What:
@@ -146,7 +168,7 @@ def what_of(file: BinaryIO, path: Path | str) -> What:
         return _picture(file, name, head)
     if name is None:
         is_text = b"\0" not in head and not set(head) & set(range(1, 9))
-        about = ("text" if is_text else "") if head else "empty file"
+        about = ("text" if is_text else "") if head else "empty"
         return What(kind_by_name(path), about)
     return What("other" if name in _OTHERS else "video", name)
 
@@ -233,9 +255,7 @@ def no_media(folder: Path, kinds: tuple[Kind, ...], nested: bool = True) -> User
     if path is None:
         return UserError(f"{folder}: is empty; expected {expected}")
     what = _listed(path)
-    about = _WORDS[what.kind][:-1] if what.kind in MEDIA and what.kind not in kinds else what.name
-    about = ", ".join(filter(None, (path.name, about, what.advice)))
-    return UserError(f"{folder}: holds no {expected} (but {about}, for instance); expected {expected}")
+    return UserError(f"{folder}: holds no {expected}; {path.name}, for instance, is {what.in_words}")
 
 
 def _wanted(kinds: tuple[Kind, ...]) -> str:

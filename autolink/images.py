@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from autolink.errors import UserError
-from autolink.files import picture_formats
+from autolink.files import picture_formats, require_file, what_is
 
 TRANSPARENT = (128, 128, 128)  # what shows through: mid-grey, the colour in which hidden cells are shown, too
 _ORIENTATION = 0x0112
@@ -130,6 +130,8 @@ def _eight_bits(values: np.ndarray, image: Image.Image) -> np.ndarray:
 def _opened(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
     """An image file, open; whatever goes wrong while it is used becomes a `UserError`."""
     try:
+        if not hasattr(source, "read"):
+            require_file(source)
         with Image.open(source, formats=picture_formats()) as image:
             yield image
     except Exception as error:  # decoders raise whatever a damaged file leads them into
@@ -142,8 +144,7 @@ def _opened(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
 
 def _reason(source: Path | str | BinaryIO, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        empty = not hasattr(source, "read") and not os.path.getsize(source)
-        return "empty file" if empty else "not an image, or of an unknown kind"
+        return "it is of an unknown kind" if hasattr(source, "read") else f"it is {what_is(source).in_words}"
     if isinstance(error, Image.DecompressionBombError):
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"it has more than {most} pixels"

@@ -68,15 +68,14 @@ def open_media(path: Path) -> InputContainer:
     if what.name == "playlist":
         raise UserError(f"{path}: a playlist, which names other files; expected a video, so give those")
     if what.advice:
-        raise UserError(f"{path}: {what.name}, which cannot be read here; {what.advice}")
+        raise UserError(f"{path}: is {what.in_words}; expected a picture or a video that can be read here")
     if _cut_off(path):
         raise UserError(f"{path}: cut off, shorter than it says itself; copy or download it again")
     with reported(path, "expected a video; if it is one, it is cut off or damaged: copy it again"):
         try:
             return open_container(path, what.name if what.name in _CONTAINERS.split(",") else None)
         except av.error.ArgumentError as error:  # of the list of containers
-            found = f"a {what.name} picture" if what.kind == "still" else f"is {what.name or 'of an unknown kind'}"
-            raise UserError(f"{path}: {found}; expected a video, such as an mp4") from error
+            raise UserError(f"{path}: is {what.in_words}; expected a video, such as an mp4") from error
 
 
 def open_container(path: Path, format: str | None = None) -> InputContainer:

@@ -152,6 +152,17 @@ def test_the_command_fits_to_all_labelled_images_and_detect_uses_the_file(
         assert np.allclose(arrays["landmarks"][i], (sample.numpy() + 1) / 2 * 64 + [left, 0], atol=0.5)
 
 
+def test_a_numbered_series_is_calibrated_with_image_by_image(peaked: Path, labelled: Path) -> None:
+    """A camera's names are no reason to refuse labels, and undivided data need no division."""
+    table = (labelled / "landmarks.csv").read_text()
+    for i, letter in enumerate("abcdefghi"):
+        (labelled / f"{letter}.png").rename(labelled / f"IMG_{i:04d}.png")
+        table = table.replace(f"\n{letter}.png", f"\nIMG_{i:04d}.png")
+    (labelled / "landmarks.csv").write_text(table)
+    _, text = calibrate(Options(model=str(peaked), data=str(labelled)))
+    assert "landmark0       9" in text and "each image judged" in text
+
+
 def test_names_come_from_the_csv_of_deeplabcut(peaked: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     rows = ["scorer,me,me,me,me", "bodyparts,nose,nose,tail,tail", "coords,x,y,x,y"]

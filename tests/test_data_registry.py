@@ -66,7 +66,7 @@ def test_names_are_folders_of_the_data_root(tmp_path, monkeypatch):
         (lambda path: None, "no such file or folder"),
         (lambda path: path.mkdir(), "is empty"),
         (lambda path: (path.mkdir(), (path / "a.txt").write_text("x")), "a.txt"),
-        (lambda path: path.write_text("x"), "is a file that is no video"),
+        (lambda path: path.write_text("x"), "is text; expected a video"),
         (lambda path: (path.mkdir(), (path / "a.png").write_text("x"), picture(path / "b/b.png")), None),
         (lambda path: (path.mkdir(), [(path / f"{i}.png").write_text("x") for i in "ab"]), "can be read"),
         (lambda path: (path.mkdir(), np.save(path / "a.npy", np.zeros(3))), "a.npy"),

@@ -336,7 +336,7 @@ def cut(path: Path) -> None:
 
 
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty.png": (lambda path: path.touch(), "empty file"),
+    "empty.png": (lambda path: path.touch(), "it is empty"),
     "text.jpg": (lambda path: path.write_text("hello"), "not an image"),
     "cut.png": (cut, "truncated"),
     "huge.png": (huge, "more than 178956970 pixels"),

@@ -22,7 +22,7 @@ from autolink.data.shards import Shards, has_shards, is_pattern, open_shards
 from autolink.data.splits import check_split
 from autolink.data.synthetic import SyntheticFigures
 from autolink.errors import UserError
-from autolink.files import MOVING, STILLS, holds, what_is
+from autolink.files import MOVING, STILLS, holds, require_file, what_is
 
 
 def open_data(data: str, image_size: int, split: str = "train", data_root: Path | None = None) -> SampleSet | Shards:
@@ -62,7 +62,7 @@ def find_data(data: str, data_root: Path | None = None) -> Path:
     path = Path(data).expanduser()
     named = path.name == data != ".."
     if data and not named and path.exists():
-        return path
+        return path if path.is_dir() else require_file(path)
     root = _data_root(data_root)
     if data in BENCHMARKS:
         return _find_benchmark(data, root)
@@ -73,7 +73,7 @@ def find_data(data: str, data_root: Path | None = None) -> Path:
         kind = "neither a path nor a known data set" if named else "no such file or folder"
         more = "" if root is not None else " (more with --data-root or $AUTOLINK_DATA)"
         raise UserError(f"'{data}': {kind}; known names are {known}{more}")
-    return found
+    return found if found.is_dir() else require_file(found)
 
 
 def list_data(data_root: Path | None = None) -> list[str]:
@@ -167,8 +167,7 @@ def _open_path(path: Path, image_size: int, split: str, name: str | None) -> Sam
         what = what_is(path)
         if what.moves:
             return open_clips(path, image_size, split, name)
-        found = f", but {what.name}" if what.name else ""
-        raise UserError(f"{path}: is a file that is no video{found}; expected a video, or a folder of images or videos")
+        raise UserError(f"{path}: is {what.in_words}; expected a video, or a folder of images or videos")
     if landmark_csv(path, split) is not None:
         return open_landmark_folder(path, image_size, split, name)
     if deeplabcut_tables(path):
