@@ -144,7 +144,10 @@ def _opened(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
 
 def _reason(source: Path | str | BinaryIO, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is of an unknown kind" if hasattr(source, "read") else f"it is {what_is(source).in_words}"
+        what = None if hasattr(source, "read") else what_is(source)
+        if what is None or what.name in picture_formats():
+            return "not an image, or one whose beginning is damaged"
+        return f"it is {what.in_words}"
     if isinstance(error, Image.DecompressionBombError):
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"it has more than {most} pixels"

@@ -337,7 +337,7 @@ def cut(path: Path) -> None:
 
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty.png": (lambda path: path.touch(), "it is empty"),
-    "text.jpg": (lambda path: path.write_text("hello"), "not an image"),
+    "text.jpg": (lambda path: path.write_text("hello"), "it is text"),
     "cut.png": (cut, "truncated"),
     "huge.png": (huge, "more than 178956970 pixels"),
     "none.png": (lambda path: png(path, np.zeros((0, 3), np.uint8), 0), "not an image"),
