@@ -24,6 +24,7 @@ COMMANDS = {
 }
 
 
+@command
 def main() -> None:
     """Entry point of `autolink`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
@@ -39,10 +40,9 @@ def main() -> None:
         sys.argv = [f"autolink {name}", *arguments]
         importlib.import_module(COMMANDS[name][0]).main()
     else:
-        unknown(name)
+        raise UserError(f"'{name}' is not a command of autolink; it has {', '.join(COMMANDS)}")
 
 
-@command
 def info(arguments: list[str]) -> None:
     """Print task, configuration and metadata of a model."""
     from autolink.weights import read_header, resolve
@@ -58,7 +58,6 @@ def info(arguments: list[str]) -> None:
     print(json.dumps({"file": str(path), "megabytes": size, **read_header(path)}, indent=2))
 
 
-@command
 def data(arguments: list[str]) -> None:
     """Print the data sets known by name, or all that is known of one."""
     from autolink.data import describe_data, list_data
@@ -71,9 +70,3 @@ def data(arguments: list[str]) -> None:
         raise UserError(usage)
     for line in describe_data(arguments[0]) if arguments else list_data():
         print(line)
-
-
-@command
-def unknown(name: str) -> None:
-    """Refuse a sub-command that does not exist."""
-    raise UserError(f"'{name}' is not a command of autolink; it has {', '.join(COMMANDS)}")
