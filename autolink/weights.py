@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from autolink.errors import UserError
 from autolink.outputs import replacing, unwritten
@@ -79,7 +80,7 @@ class PretrainedModel(nn.Module):
             raise UserError(f"{path} holds a model for '{header['task']}', but one for '{cls.task}' is needed here")
         tensors = read_tensors(path)
         try:
-            with torch.device("meta"):  # a size that the weights do not have asks for no memory
+            with torch.device("meta"), _Undrawn():  # a size that the weights do not have asks for no memory
                 model = cls(cls.Config(**header["config"]))
             kinds = {name: value.dtype for name, value in model.state_dict().items()}
             tensors = {name: value.to(kinds.get(name, value.dtype)) for name, value in tensors.items()}
@@ -89,6 +90,14 @@ class PretrainedModel(nn.Module):
             raise UserError(f"{path} does not fit this version of autolink: {first}") from error
         model.metadata = header["metadata"]
         return model.to(device).eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave out what draws normal numbers: where there is no memory for them, torch first loads its compiler for it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, unless it draws."""
+        return args[0] if function is Tensor.normal_ else function(*args, **(kwargs or {}))
 
 
 def write_model(
