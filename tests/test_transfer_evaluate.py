@@ -34,6 +34,7 @@ from autolink_apps.pose_transfer.metrics import (
     looks_distance,
     motion_correlation,
     psnr,
+    sharpness,
     still_pixels,
 )
 from autolink_apps.pose_transfer.report import Row, mean_scores, table
@@ -68,6 +69,13 @@ def test_flicker_is_the_second_difference() -> None:
     assert flicker(grey(0, 51, 0, 51)) == pytest.approx(0.4)
     assert flicker(grey(0, 0, 51, 51)) == pytest.approx(0.2)
     assert math.isnan(flicker(grey(1, 2)))
+
+
+def test_sharpness_is_the_squared_difference_of_neighbours() -> None:
+    checks = grey(0, side=4)
+    checks[..., ::2, 1::2] = checks[..., 1::2, ::2] = 51
+    assert sharpness(checks) == pytest.approx(2 * 0.2**2)
+    assert sharpness(grey(7, 99)) == 0
 
 
 def test_background_is_judged_where_the_true_clip_rests() -> None:
@@ -164,7 +172,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in seeds:
             video, joints = synthetic_clip(seed, frames, 32)
             for number, (image, points) in enumerate(zip(video, joints)):
-                name = f"walk{'abcdefghij'[seed]}-{number:02d}.png"
+                name = f"walk{'abcdefghij'[seed]}/{number:02d}.png"
+                (root / split / name).parent.mkdir(exist_ok=True)
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / split / name)
                 rows.append([name, 32, 32, *((points + 1) * 16).flatten().tolist()])
         landmark_csv(root / f"{split}_landmarks.csv", rows, 14)
@@ -172,7 +181,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frames_of(data: Path, clip: str) -> torch.Tensor:
-    files = sorted((data / "val").glob(f"walk{clip}-*.png"))
+    files = sorted((data / "val").glob(f"walk{clip}/*.png"))
     return torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in files])).permute(0, 3, 1, 2)
 
 
@@ -271,13 +280,30 @@ def test_models_are_compared_on_other_drivers_within_limits(
 def test_frames_of_a_clip_that_is_divided_are_put_in_order(model_file: Path, tmp_path: Path) -> None:
     """Of a folder with fewer than ten clips, single files are held out."""
     for number in range(20):
-        Image.new("RGB", (32, 32), (number * 10,) * 3).save(tmp_path / f"walk_{number:02d}.png")
+        (tmp_path / "walk").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (number * 10,) * 3).save(tmp_path / "walk" / f"{number:02d}.png")
     options = evaluating.Options(str(model_file), str(tmp_path), part="all", perceptual="pyramid", device="cpu")
     clip = evaluating.Judge(options).clips(options.data)[0]
     assert clip.frames[:, 0, 0, 0].tolist() == [number * 10 for number in range(20)]
 
 
+def test_pictures_are_judged_at_their_own_size_with_and_without_the_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model_file: Path, data: Path
+) -> None:
+    more = ["--size", 48, "--parts", "--every", 2, "--max-clips", 1, "--perceptual", "pyramid"]
+    run(monkeypatch, model_file, data, *more)
+    report = json.loads(capsys.readouterr().out)
+    scores = report["reconstruction"]["scores"]
+    name = str(model_file)
+    assert report["image_size"] == 48 and report["reconstruction"]["frames"] == len(range(0, FRAMES, 2)) - 1
+    assert list(scores)[3:] == [name, f"{name}, nothing kept", f"{name}, enlarged"]
+    assert scores["true clip"]["sharpness"] == 1 and scores["copy of the source"]["sharpness"] == pytest.approx(1, 0.3)
+    assert scores[f"{name}, enlarged"]["sharpness"] < scores[f"{name}, nothing kept"]["sharpness"]
+    assert scores[name]["l1"] != scores[f"{name}, nothing kept"]["l1"]
+
+
 WRONG = {
+    "size below the network's": (["--size", "16"], "--size 16: "),
     "no data": (["--data", "nowhere"], "nowhere"),
     "images without clips": (["--data", "alone"], "two frames"),
     "no model": (["--model", "nothing"], "nothing"),
