@@ -74,8 +74,8 @@ def test_at_the_networks_size_it_is_what_training_sees() -> None:
     source = model.encode(images, source_pose)
     assert torch.equal(compose(model.sketch(source, pose, maps[1], keep_still=False), source.pixels), trained)
     kept = model.sketch(source, pose, maps[1])
-    moved = warp(source.images, kept.flow)  # the same formula, with what rests
-    assert torch.equal(compose(kept, source.pixels), torch.lerp(kept.painted, moved, kept.blend))
+    moved = torch.lerp(kept.painted, warp(source.images, kept.flow), kept.blend)  # the same formula, with what rests
+    assert torch.equal(compose(kept, source.pixels), torch.lerp(moved, source.images, kept.still))
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ CORNERS = torch.tensor([[[-0.2, -0.2], [0.2, -0.2], [-0.2, 0.2], [0.2, 0.2]]])
 
 
 def test_around_the_object_what_hardly_moves_rests_and_nothing_is_painted() -> None:
-    still = settle(sketch(0.9, 0.003), CORNERS, CORNERS)
+    still = settle(sketch(0.9, 0.003), noise(32).expand(2, -1, -1, -1), CORNERS, CORNERS)
     assert (still.blend[..., :4] == 1).all() and (still.flow[..., :2] == 0).all()
     assert still.blend[..., 16, 16] == pytest.approx(0.9) and still.flow[0, 0, 8, 8] == pytest.approx(0.003)
     pixels = noise(80)
@@ -108,24 +108,31 @@ def test_around_the_object_what_hardly_moves_rests_and_nothing_is_painted() -> N
     assert torch.equal(rim, to_uint8(pixels / 2 + 0.5)[..., :8].expand(2, -1, -1, -1))
 
 
-def test_far_from_the_object_what_is_not_believed_rests_and_what_is_moves() -> None:
-    doubted = settle(sketch(0.3, 0.2), CORNERS, CORNERS)
-    assert (doubted.flow[..., :2] == 0).all() and (doubted.blend[..., :4] == 1).all()
-    assert doubted.flow[0, 0, 8, 8] == pytest.approx(0.2) and doubted.blend[0, 0, 16, 16] == pytest.approx(0.3)
-    believed = settle(sketch(0.9, 0.2), CORNERS, CORNERS)
-    assert torch.equal(believed.flow, sketch(0.9, 0.2).flow) and (believed.blend[..., :4] == 1).all()
+def test_far_from_the_object_what_is_not_believed_is_the_source_if_it_looks_like_it() -> None:
+    pixels = (noise(80) * 0.2).round(decimals=2)
+    small = functional.interpolate(pixels, (32, 32), mode="bilinear", antialias=True).expand(2, -1, -1, -1)
+    drawn = sketch(0.3, 0.2)._replace(painted=small)
+    doubted = settle(drawn, small, CORNERS, CORNERS)
+    assert torch.equal(doubted.flow, drawn.flow) and (doubted.still[..., :4] == 1).all()
+    assert doubted.still[..., 16, 16].max() == 0 and doubted.blend[0, 0, 16, 16] == pytest.approx(0.3)
+    assert torch.equal(compose(doubted, pixels)[..., :8], pixels[..., :8].expand(2, -1, -1, -1))
+    unlike = settle(drawn._replace(painted=small + 1.2), small, CORNERS, CORNERS)
+    assert unlike.still.max() == 0  # something else is there now
+    believed = settle(sketch(0.9, 0.2), small, CORNERS, CORNERS)
+    assert believed.still.max() == 0 and torch.equal(believed.flow, drawn.flow)
+    assert (believed.blend[..., :4] == 1).all()
 
 
 def test_the_object_is_where_it_was_and_where_it_goes() -> None:
     away = CORNERS + torch.tensor([0.7, 0.0])
-    both = settle(sketch(0.3, 0.2), CORNERS.expand(2, -1, -1), away.expand(2, -1, -1))
-    assert both.flow[0, 0, 8, [8, 13]].tolist() == pytest.approx([0.2, 0.2])
+    both = settle(sketch(0.9, 0.003), torch.zeros(2, 3, 32, 32), CORNERS.expand(2, -1, -1), away.expand(2, -1, -1))
+    assert both.flow[0, 0, 8, [8, 13]].tolist() == pytest.approx([0.003, 0.003])
     assert both.flow[0, 0, 8, 0] == 0
 
 
 def test_what_rests_begins_without_a_step() -> None:
     fine = Sketch(torch.rand(1, 3, 128, 128), torch.full((1, 1, 128, 128), 0.5), torch.full((1, 2, 64, 64), 0.002))
-    kept = settle(fine, CORNERS * 2, CORNERS * 2)
+    kept = settle(fine, torch.zeros(1, 3, 128, 128), CORNERS * 2, CORNERS * 2)
     assert kept.blend.diff(dim=-1).abs().max() < 0.05  # of 0.5 in all
     assert kept.flow.diff(dim=-1).abs().max() < 0.0004 and kept.flow.min() == 0
 
@@ -133,7 +140,7 @@ def test_what_rests_begins_without_a_step() -> None:
 def test_keypoints_in_one_place_or_on_a_line_do_no_harm() -> None:
     line = torch.stack([torch.linspace(-0.5, 0.5, 4), torch.zeros(4)], -1)[None]
     for pose in (torch.zeros(1, 4, 2), line):
-        assert all(part.isfinite().all() for part in settle(sketch(0.5, 0.1), pose, pose))
+        assert all(part.isfinite().all() for part in settle(sketch(0.5, 0.1), torch.zeros(2, 3, 32, 32), pose, pose))
 
 
 def test_the_networks_size_gives_what_the_network_paints(

@@ -31,6 +31,8 @@ MOTION = (1 / 256, 1 / 64)
 """Lengths of the flow: a pixel that would move by a quarter of one of 128 is at rest, one that moves by one is not."""
 BELIEF = (0.6, 0.8)
 """Shares of the moved source: with less, the network does not believe that it belongs there; with more, it is sure."""
+UNLIKE = (0.3, 0.6)
+"""Differences of values in [−1, 1]: with less, two pictures show the same, if blurred; with more, something else."""
 
 
 class Sketch(NamedTuple):
@@ -42,6 +44,8 @@ class Sketch(NamedTuple):
     """(B, 1, S, S) float32 in [0, 1], the share of the moved source; None if all is painted."""
     flow: Tensor | None = None
     """(B, 2, F, F) float32, see `warp.py`; None likewise."""
+    still: Tensor | None = None
+    """(B, 1, S, S) float32 in [0, 1], the share of the source as it is over all this; None for nowhere."""
 
     def frames(self) -> list[Sketch]:
         """Each frame as a batch of its own."""
@@ -55,29 +59,37 @@ def compose(sketch: Sketch, pixels: Tensor) -> Tensor:
     painted = resized(sketch.painted, pixels.shape[-2:])
     if sketch.flow is None:
         return painted
-    moved = warp(pixels.expand(painted.shape[0], -1, -1, -1), sketch.flow).float()
-    return torch.lerp(painted, moved, resized(sketch.blend, pixels.shape[-2:]))
+    pixels = pixels.expand(painted.shape[0], -1, -1, -1)
+    made = torch.lerp(painted, warp(pixels, sketch.flow).float(), resized(sketch.blend, pixels.shape[-2:]))
+    return made if sketch.still is None else torch.lerp(made, pixels, resized(sketch.still, pixels.shape[-2:]))
 
 
-def settle(sketch: Sketch, source: Tensor, driving: Tensor) -> Sketch:
+def settle(sketch: Sketch, images: Tensor, source: Tensor, driving: Tensor) -> Sketch:
     """Leave at rest what the driver does not move.
 
-    Around the object, as its keypoints (B, K, 2) in both poses tell, a pixel rests that would hardly move, and far from
-    it one whose movement the network itself does not believe. Such pixels are the source's own; of the others around
-    the object, those that are sure to be moved ones are moved ones entirely. It is the flow that fades, not one
-    picture into another, so there is neither a seam nor a double contour.
+    Around the object, as its keypoints in both poses tell, a pixel rests that would hardly move: it is the flow that
+    fades there, so there is neither a seam nor a double contour. Of the others around it, those that the network is
+    sure of are moved ones entirely. Far from the object, where it does not believe in the movement, and what it shows
+    instead looks like the source in that place, it is the source in that place.
+
+    Args:
+        sketch: Of B frames.
+        images: (B, 3, S, S) in [−1, 1], the source.
+        source: (B, K, 2), its keypoints.
+        driving: (B, K, 2), those of the frames.
     """
     if sketch.flow is None:
         return sketch
-    size = sketch.flow.shape[-1]
+    size, side = sketch.flow.shape[-1], sketch.blend.shape[-2:]
     distance = torch.minimum(_distance(source.float(), size), _distance(driving.float(), size))
-    around, far = _step(distance, *AROUND), _step(distance, *FAR)
-    moving = _step(sketch.flow.norm(dim=1, keepdim=True), *MOTION)
-    believed = _step(functional.adaptive_avg_pool2d(sketch.blend, size), *BELIEF)
-    resting = torch.maximum(around * (1 - moving), far * (1 - believed))
-    sure = torch.maximum(around * believed, resting)
-    blend = sketch.blend + (1 - sketch.blend) * resized(sure, sketch.blend.shape[-2:])
-    return Sketch(sketch.painted, blend, sketch.flow * (1 - resting))
+    around, far = (resized(_step(distance, *bounds), side) for bounds in (AROUND, FAR))
+    resting = _step(distance, *AROUND) * (1 - _step(sketch.flow.norm(dim=1, keepdim=True), *MOTION))
+    believed = _step(sketch.blend, *BELIEF)
+    sure = torch.maximum(around * believed, resized(resting, side))
+    settled = Sketch(sketch.painted, sketch.blend + (1 - sketch.blend) * sure, sketch.flow * (1 - resting))
+    difference = (compose(settled, images) - images).abs().mean(1, keepdim=True)
+    like = 1 - _step(functional.avg_pool2d(difference, 5, 1, 2, count_include_pad=False), *UNLIKE)
+    return settled._replace(still=far * (1 - believed) * like)
 
 
 def _distance(keypoints: Tensor, size: int) -> Tensor:

@@ -67,7 +67,10 @@ class _Transfer(nn.Module):
         )
         encoded = self.network.encode(seen, source_keypoints, source_map).expand(keypoints.shape[0])
         sketch = self.network.drive(encoded, keypoints, driving_map)
-        return finished(settle(sketch, source_keypoints, keypoints) if self.keep_still else sketch, pixels)
+        settled = sketch
+        if self.keep_still:
+            settled = settle(sketch, encoded.images, source_keypoints, keypoints)
+        return finished(settled, pixels)
 
 
 def export_onnx(model: PoseTransfer, path: Path, keep_still: bool = True) -> Path:
