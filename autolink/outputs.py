@@ -16,6 +16,9 @@ from typing import Any
 
 from autolink.errors import NO_ROOM, UserError
 
+PARTS = (".part", ".part2")
+"""What is added to the names of files that are not finished; the second is of videos alone."""
+
 
 def unwritten(path: Path | str, error: OSError | str) -> UserError:
     """What to tell the user when a file cannot be written."""
@@ -133,7 +136,7 @@ def refuse_inputs(outputs: Iterable[Path | str], inputs: Iterable[Path | str | N
     """To call before the work begins: whether a file that would be written is one that is read, by any name or link.
 
     Args:
-        outputs: files that will be written.
+        outputs: files that will be written, and their parts before.
         inputs: files that are read; what is no file, such as a shipped model's name or None, is passed over.
 
     Raises:
@@ -141,8 +144,9 @@ def refuse_inputs(outputs: Iterable[Path | str], inputs: Iterable[Path | str | N
     """
     read = {_identity(path) for path in inputs if path is not None} - {None}
     for path in outputs:
-        if _identity(path) in read:
-            raise UserError(f"{path} is an input and would be overwritten; choose another --output")
+        for written in (path, *(f"{path}{end}" for end in PARTS)):
+            if _identity(written) in read:
+                raise UserError(f"{written} is an input and would be overwritten; choose another --output")
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 from autolink import media
 from autolink.animations import ANIMATION_SUFFIXES, write_animation
 from autolink.errors import UserError
-from autolink.outputs import refuse_inputs
+from autolink.outputs import PARTS, refuse_inputs
 from autolink.video_output import FrameOutput, require_same
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class VideoWriter(FrameOutput):
         refuse_inputs([path], [audio_from])
         self._soundtrack = self._kind.sound and media.Soundtrack.of(audio_from, self._kind.sound, audio_start)
         self._settings["encoder"] = f"{self._kind.encoder} of PyAV {av.__version__}"
-        self._part, self._rest = (self.path.with_name(self.path.name + end) for end in (".part", ".part2"))
+        self._part, self._rest = (self.path.with_name(self.path.name + end) for end in PARTS)
         self._encoded = 0  # frames, by this writer
         self._whole = True  # whether the packets of all of them are in the file
         media.silence()

@@ -168,6 +168,9 @@ def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path, monke
         with pytest.raises(UserError, match="is an input and would be overwritten; choose another --output"):
             refuse_inputs(["new.png", output], [None, "faces", photo])
     refuse_inputs(["new.png"], [photo, "new.png", None])
+    Path("clip.mp4.part").touch()  # what an interrupted run left, taken as a source
+    with pytest.raises(UserError, match=r"clip.mp4.part is an input and would be overwritten"):
+        refuse_inputs(["clip.mp4"], ["clip.mp4.part"])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"text"', b"\xff\xfe", b"[" * 100_000])
