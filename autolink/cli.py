@@ -44,7 +44,9 @@ def main() -> None:
 
 
 def info(arguments: list[str]) -> None:
-    """Print task, configuration and metadata of a model."""
+    """Print task, configuration and metadata of a model, and of an AutoLink how much of its graph hangs together."""
+    from autolink.graph import connectedness
+    from autolink.model import AutoLink, load
     from autolink.weights import read_header, resolve
 
     usage = "usage: autolink info M, where M is a shipped name, a file, a folder or a hub id"
@@ -55,7 +57,10 @@ def info(arguments: list[str]) -> None:
         raise UserError(usage)
     path = resolve(arguments[0])
     size = round(path.stat().st_size / 1e6, 2)
-    print(json.dumps({"file": str(path), "megabytes": size, **read_header(path)}, indent=2))
+    header = read_header(path)
+    if header["task"] == AutoLink.task:
+        header["connected_percent"] = round(connectedness(load(path).graph.matrix()) * 100, 1)
+    print(json.dumps({"file": str(path), "megabytes": size, **header}, indent=2))
 
 
 def data(arguments: list[str]) -> None:

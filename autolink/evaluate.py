@@ -1,7 +1,8 @@
-"""How well keypoints predict human landmarks: `autolink evaluate --model M --data NAME_OR_DIR` prints JSON.
+"""How good keypoints are: `autolink evaluate --model M --data NAME_OR_DIR` prints JSON.
 
-A benchmark is judged by the protocol that was published for it, any other data by the landmarks that it has: by the
-distance between the eyes where they are known, else by the side of the image.
+Of any data, how steadily keypoints follow a known warp of the image, and how much of the graph hangs together. Of
+data with landmarks, how well keypoints predict them: a benchmark is judged by the protocol that was published for it,
+any other by the distance between the eyes where they are known, else by the side of the image.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.sample import SampleSet
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
-from autolink.graph import topology
+from autolink.graph import connectedness, topology
 from autolink.metrics import EYES, PROTOCOLS, Labelled
 from autolink.model import AutoLink, load
 from autolink.ranges import Checked, Count
+from autolink.repeatability import repeatability
 from autolink.weights import read_header, resolve
 
 VARIANTS = ("with_bias", "without_bias", "of_mean_shape")
@@ -32,10 +34,10 @@ VARIANTS = ("with_bias", "without_bias", "of_mean_shape")
 
 @dataclass
 class Options(Checked):
-    """Fit a linear map from keypoints to landmarks on one part of a data set, and report its error on another."""
+    """Measure on held-out data how steady keypoints are and, where there are landmarks, how well they predict them."""
 
     data: str
-    """A data set with landmarks: its folder or its name."""
+    """A data set, with landmarks or without: its folder or its name."""
     model: str | None = None
     """A shipped name, a file, a folder or a hub id."""
     runs: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     """What `autolink evaluate` prints: the report of one model, or of several runs and what they have in common.
 
     Raises:
-        UserError: If a model or the data cannot be used, or the data have no landmarks.
+        UserError: If a model or the data cannot be used.
     """
     if (options.model is None) == (not options.runs):
         given = "neither --model nor --runs" if options.model is None else "both --model and --runs"
@@ -61,20 +63,31 @@ def evaluate(options: Options) -> dict[str, Any]:
 
 
 def _evaluate_model(name: str, options: Options) -> dict[str, Any]:
-    """Scores with and without bias, beside that of always predicting the mean shape."""
+    """Steadiness, connectedness and, of data with landmarks, the scores against them."""
     model = load(name, pick_device(options.device))
-    fit_data, test_data = (_open(options, model.config.image_size, split) for split in ("fit", "test"))
+    fit_data, test_data = (
+        open_data(options.data, model.config.image_size, split, options.data_root) for split in ("fit", "test")
+    )
+    return {
+        "model": name,
+        "data": options.data,
+        "keypoints": model.config.keypoints,
+        **repeatability(model, test_data, batch_size=options.batch_size),
+        "connected_percent": connectedness(model.graph.matrix()) * 100,
+        **(_landmark_scores(model, fit_data, test_data, options) if test_data.landmark_count else {}),
+    }
+
+
+def _landmark_scores(model: AutoLink, fit_data: SampleSet, test_data: SampleSet, options: Options) -> dict[str, Any]:
+    """Scores with and without bias, beside that of always predicting the mean shape."""
     fit, test = (Labelled(*model.detect_all(data, options.batch_size, workers=1)) for data in (fit_data, test_data))
     protocol_name = _protocol_of(options.data, test.landmarks.shape[1])
     protocol = PROTOCOLS[protocol_name]
     nothing = [Labelled(part.keypoints[:, :0], part.landmarks) for part in (fit, test)]
     scores = (protocol.score(fit, test, True), protocol.score(fit, test, False), protocol.score(*nothing, True))
     return {
-        "model": name,
-        "data": options.data,
         "train_images": len(fit.keypoints),
         "test_images": len(test.keypoints),
-        "keypoints": model.config.keypoints,
         "landmarks": test.landmarks.shape[1],
         "protocol": protocol_name,
         "published": f"{protocol.measures}_{'with' if protocol.bias else 'without'}_bias",
@@ -101,8 +114,7 @@ def _evaluate_runs(options: Options) -> dict[str, Any]:
     scores = {key: [report[key] for report in reports] for key in reports[0] if key.endswith((*VARIANTS, "_percent"))}
     return {
         "data": options.data,
-        "protocol": reports[0]["protocol"],
-        "published": reports[0]["published"],
+        **{key: reports[0][key] for key in ("protocol", "published") if key in reports[0]},
         "mean": {key: statistics.mean(values) for key, values in scores.items()},
         "standard_deviation": {k: statistics.stdev(v) if len(v) > 1 else None for k, v in scores.items()},
         "runs": reports,
@@ -124,13 +136,6 @@ def _protocol_of(data: str, landmark_count: int) -> str:
     if benchmark is not None and benchmark.protocol is not None:
         return benchmark.protocol
     return "interocular" if landmark_count in EYES else "cub"
-
-
-def _open(options: Options, image_size: int, split: str) -> SampleSet:
-    data = open_data(options.data, image_size, split, options.data_root)
-    if data.landmark_count == 0:
-        raise UserError(f"{options.data} has no landmarks to evaluate against; give a set with a landmark csv")
-    return data
 
 
 @command

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.linalg import qr
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -26,6 +26,9 @@ from autolink.model import AutoLink
 SHARE_OF_STRONGEST = 0.05
 """An edge counts from this share of the strongest edge's weight; in a picture scaled to the strongest, fainter ones
 cannot be seen."""
+
+VISIBLE_SHARE = 0.2
+"""An edge is well seen from this share of the strongest edge's weight."""
 
 Link = tuple[int, int]
 
@@ -53,6 +56,14 @@ def maximum_spanning_tree(matrix: Tensor) -> list[Link]:
     matrix = matrix.detach().cpu().double()
     tree = torch.from_numpy(-minimum_spanning_tree(-matrix.numpy()).toarray())
     return strongest_edges(torch.maximum(tree, tree.T), len(matrix) - 1)
+
+
+def connectedness(matrix: Tensor, share: float = VISIBLE_SHARE) -> float:
+    """Share of the keypoints of (K, K) in the largest part that edges from `share` of the strongest hold together."""
+    matrix = matrix.detach().cpu()
+    seen = (matrix >= share * matrix.max()) & (matrix > 0)
+    _, part = connected_components(seen.numpy(), directed=False)
+    return np.bincount(part).max() / len(matrix)
 
 
 def spectral_clusters(matrix: Tensor, count: int = 2) -> Tensor:

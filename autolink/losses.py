@@ -9,6 +9,7 @@ Shapes: B batch, S image side, C h w of a feature map.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -36,6 +38,8 @@ KNOT = 0.01
 """Squared size of a pose, half the image's side being 1, below which its shape is not compared."""
 SMALLEST_SIDE = 32
 """Smaller images are enlarged to this side for the networks that would reduce them to nothing."""
+VISIBLE_SHARE = 0.3
+"""Share of the heaviest edge's weight from which an edge is well seen in a picture."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -153,6 +157,29 @@ def disagreement(keypoints: Tensor, clips: Sequence[str]) -> Tensor:
     # A knot of keypoints has no shape yet, and counts little.
     shapes = centred / (centred.square().sum((1, 2), keepdim=True) + KNOT).sqrt()
     return (shapes - shapes.mean(0)).square().sum((1, 2)).mean()
+
+
+def faintness(weights: Tensor, count: int, share: float = VISIBLE_SHARE) -> Tensor:
+    """How far the tree of the heaviest edges, which links all keypoints, is from being seen: 0 when all of it is.
+
+    Reconstruction alone asks for pairs: an edge says where its two ends are, and faint edges cost a decoder nothing
+    that amplifies them. The graph then falls into pieces.
+
+    Args:
+        weights: (E,) positive, over i < j row by row.
+        count: Number of keypoints K.
+        share: Of the heaviest weight, from which an edge is seen.
+
+    Returns:
+        Mean over the tree's edges of how much fainter than `share` they are, as a logarithm; differentiable in
+        `weights`.
+    """
+    first, second = torch.triu_indices(count, count, 1)
+    heavy = torch.zeros(count, count, dtype=torch.float64)
+    heavy[first, second] = weights.detach().double().cpu()
+    tree = torch.from_numpy(minimum_spanning_tree(-heavy.numpy()).toarray())[first, second] != 0
+    relative = weights[tree.to(weights.device)] / weights.max()
+    return (math.log(share) - relative.log()).clamp_min(0).mean()
 
 
 def mean_difference(predicted: Tensor, target: Tensor, power: int) -> Tensor:

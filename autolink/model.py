@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from autolink.decoder import InpaintingDecoder
-from autolink.detector import KeypointDetector, Keypoints, locate
+from autolink.detector import DETECTORS, DetectorName, Keypoints, locate
 from autolink.devices import fitting_workers
 from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
@@ -47,6 +47,8 @@ class AutoLinkConfig:
     """Side of the square images in pixels, a multiple of 16."""
     width: Width = 1.0
     """Channel multiplier on the sizes of Figure 8."""
+    detector: DetectorName = "paper"
+    """The network that finds keypoints: Figure 8a, or one that begins with features of ImageNet (`DETECTORS`)."""
     learn_alpha: bool = True
     """Whether α of Eq. 5 is learned."""
     drawing: Drawing = "edges"
@@ -61,11 +63,11 @@ class Reconstruction(NamedTuple):
     """What one pass through the autoencoder yields."""
 
     images: Tensor
-    """(B, 3, S, S) reconstruction, around [−1, 1]."""
+    """(B, 3, s, s) reconstruction, around [−1, 1], at the mask's size."""
     keypoints: Tensor
     """(B, K, 2)."""
     edge_map: Tensor
-    """(B, 1, S, S), or (B, E, S, S) with `drawing="edge-channels"`."""
+    """(B, 1, s, s), or (B, E, s, s) with `drawing="edge-channels"`."""
 
 
 class AutoLink(PretrainedModel):
@@ -81,7 +83,7 @@ class AutoLink(PretrainedModel):
 
     def __init__(self, config: AutoLinkConfig) -> None:
         super().__init__(config)
-        self.detector = KeypointDetector(config.keypoints, config.width)
+        self.detector = DETECTORS[config.detector](config.keypoints, config.width)
         self.graph = EdgeGraph(config.keypoints, config.thickness, config.drawing, config.learned_thickness)
         self.decoder = InpaintingDecoder(config.width, config.learn_alpha, self.graph.channel_count, config.official)
         self.register_buffer("poses", torch.zeros(0, config.keypoints, 2))
@@ -115,12 +117,14 @@ class AutoLink(PretrainedModel):
 
         Args:
             images: (B, 3, S, S) in [−1, 1].
-            mask: (B, 1, S, S), 1 where visible (`patch_mask`).
+            mask: (B, 1, s, s), 1 where visible (`patch_mask`). Images are reconstructed at its size s, which is S or a
+                fraction of it; keypoints are found at S.
             looks: (B, 3, S, S), images whose patches are visible instead of their own, in the same pose or not.
         """
         keypoints = self.locate(images).xy
-        edge_map = self.graph.channels(keypoints, images.shape[-2:])
-        masked = ((images if looks is None else looks) * mask).contiguous(memory_format=torch.channels_last)
+        edge_map = self.graph.channels(keypoints, mask.shape[-2:])
+        visible = at_side(images if looks is None else looks, mask.shape[-1])
+        masked = (visible * mask).contiguous(memory_format=torch.channels_last)
         return Reconstruction(self.decoder(masked, edge_map), keypoints, edge_map)
 
     @torch.no_grad()
@@ -190,6 +194,11 @@ class AutoLink(PretrainedModel):
     def relative_edge_map(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
         """`edge_map` over its heaviest weight: (B, 1, H, W) in [0, 1] whatever was learned, and whatever is drawn."""
         return self.graph.relative(keypoints, size)
+
+
+def at_side(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, S, S) reduced to (B, C, side, side) by averaging; `side` divides S."""
+    return images if images.shape[-1] == side else functional.avg_pool2d(images, images.shape[-1] // side)
 
 
 def centre_to_image(points: Tensor, height: int, width: int) -> Tensor:

@@ -24,11 +24,12 @@ from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
 from autolink.data.sample import Mixture, Sample, SampleSet, spread
 from autolink.data.shards import Shards
+from autolink.detector import DetectorName, PretrainedDetector
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import Stopped, UserError, command
-from autolink.losses import Features, Norm, PerceptualLoss, disagreement, light_features
+from autolink.losses import Features, Norm, PerceptualLoss, disagreement, faintness, light_features
 from autolink.masking import patch_mask
-from autolink.model import AutoLink, AutoLinkConfig, load
+from autolink.model import AutoLink, AutoLinkConfig, at_side, load
 from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Side, Thickness, Width
 from autolink.runs import Stop
 from autolink.training import (
@@ -55,6 +56,7 @@ from autolink.training import (
     to_network,
 )
 from autolink.visualize import edge_map_image, image_grid, overlay, to_uint8
+from autolink.warps import Warps, inconsistency
 from autolink.weights import manifest, read_header
 
 HELD_OUT = 64
@@ -66,6 +68,7 @@ ON_GPU = {
     "width": 1.0,
     "learning_rate": 1e-4,
     "perceptual": "vgg16",
+    "detector": "paper",
 }
 """What options are that were left open, on a GPU: the paper's recipe (Section 3.3)."""
 ON_PROCESSOR = {
@@ -75,6 +78,7 @@ ON_PROCESSOR = {
     "width": 0.25,
     "learning_rate": 4e-4,
     "perceptual": light_features,
+    "detector": "efficientnet-lite0",
 }
 """The same where there is no GPU: a graph in hours instead of days."""
 FOR_PROCESSOR = "no GPU: sizes for a processor"
@@ -82,6 +86,8 @@ GENERAL_KEYPOINTS, GENERAL_THICKNESS = 10, 5e-4
 """K and σ² for data that no benchmark's values are known for."""
 THICKNESS_ON_PROCESSOR = {64: 2.5e-3, 128: 1e-3}
 """σ² by the side of the images at which small networks learn soon; that of larger images is the last."""
+TRUNK_RATE = 0.25
+"""Share of the learning rate for a detector's trunk that knows ImageNet."""
 SHOWN = 8
 """Held-out images in a picture."""
 BANK = 256
@@ -140,6 +146,19 @@ class Options(RunOptions):
     edge_weight: EdgeWeight | None = None
     """Weight of all edges at the start; default 0.018, or as in --start-from. Heavier ones are seen and moved from
     the first step on."""
+    warp_weight: NotNegative = 0.0
+    """Weight of how far keypoints of a randomly warped and recoloured copy are from where the warp takes them; steadier
+    keypoints for a second look at each image by the detector. 0, as in the paper, leaves it out."""
+    tree_weight: NotNegative = 0.0
+    """Weight of how faint the tree is that links all keypoints by the heaviest edges (`faintness`), so that the graph
+    does not fall into pieces; 0, as in the paper, leaves it to the reconstruction."""
+    detector: DetectorName | None = None
+    """The network that finds keypoints: paper (Figure 8a), or efficientnet-lite0, which begins with features of
+    ImageNet and learns about ten times as fast; default: that of --start-from, else paper, or on a processor the
+    other."""
+    coarse_share: Share = 0.0
+    """Share of the steps, from the first on, in which images are reconstructed at half their side, for 0.4 of the
+    time; keypoints are found at the whole side throughout."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam with β = (0.9, 0.99) (paper), or adamw with β = (0.9, 0.999) and weight decay 1e-3 (official code)."""
     fixed_alpha: bool = False
@@ -157,6 +176,7 @@ class Options(RunOptions):
             thickness=self.thickness,
             image_size=self.image_size,
             width=self.width,
+            detector=self.detector,
             learn_alpha=not self.fixed_alpha,
             drawing=self.drawing,
             learned_thickness=self.learned_thickness,
@@ -194,6 +214,8 @@ def train(options: Options) -> Path:
     model = AutoLink(options.model_config).to(memory_format=torch.channels_last)
     if begun is not None:
         _begin(model, begun, options.start_from)
+    elif options.detector == "efficientnet-lite0":
+        model.detector.trunk.load_imagenet()
     if options.edge_weight is not None:
         model.graph.start(options.edge_weight)
     if accelerator.num_processes > 1 and device.type == "cuda":
@@ -214,9 +236,10 @@ def train(options: Options) -> Path:
         if options.flip:
             draws = [seeded_generator(options.seed, step, rank, "flip") for _ in range(2)]
             images, looks = map(random_flip, (images, looks), draws)
+        side = _side(options, step)
         mask = patch_mask(
             len(images),
-            options.image_size,
+            side,
             cells=options.mask_cells,
             ratio=options.mask_ratio,
             generator=seeded_generator(options.seed, step, rank, "mask"),
@@ -225,7 +248,14 @@ def train(options: Options) -> Path:
         model.train()
         with accelerator.autocast():
             made = model(images, mask, looks)
-            loss = perceptual(made.images, images)
+            loss = perceptual(made.images, at_side(images, side))
+            if options.tree_weight:
+                graph = accelerator.unwrap_model(model).graph
+                loss = loss + options.tree_weight * faintness(graph.weights, graph.keypoints)
+            if options.warp_weight:
+                warps = Warps(len(images), seeded_generator(options.seed, step, rank, "warp"), device)
+                again = accelerator.unwrap_model(model).locate(warps((images + 1) / 2) * 2 - 1).xy
+                loss = loss + options.warp_weight * inconsistency(made.keypoints, warps.back(again))
             if options.agreement_weight:
                 loss = loss + options.agreement_weight * disagreement(made.keypoints, clips)
         optimizer.zero_grad()
@@ -245,7 +275,8 @@ def train(options: Options) -> Path:
             log.numbers(step, {"loss": value, "alpha": alpha, **edges})
             progress.set_postfix(loss=f"{value:.4f}")
         if due(step, options.sample_every) or last:
-            held_out_loss, picture = _examine(accelerator, ema.module, *held_out, perceptual, options)
+            side = _side(options, step - 1)
+            held_out_loss, picture = _examine(accelerator, ema.module, *held_out, perceptual, options, side)
             log.numbers(step, {"held_out_loss": held_out_loss})
             log.picture(step, "reconstructions", picture)
         if stop.asked() or due(step, options.save_every) or last:
@@ -283,7 +314,8 @@ def with_recommendations(options: Options, begun: AutoLinkConfig | None = None) 
 
     By what the run began with if it goes on, the model to start from, the benchmark, the device, or in general.
     """
-    known = {} if begun is None else {name: getattr(begun, name) for name in ("keypoints", "thickness", "width")}
+    shared = ("keypoints", "thickness", "width", "detector")
+    known = {} if begun is None else {name: getattr(begun, name) for name in shared}
     options = with_sizes(options, known)
     benchmark = BENCHMARKS.get(options.data)
     if benchmark is None:
@@ -397,7 +429,7 @@ def _optimizer(options: Options, model: AutoLink) -> torch.optim.Optimizer:
     """The optimiser of the paper or of the official code."""
     rate, graph_rate = options.learning_rate, options.graph_learning_rate
     groups: list[dict[str, Any]] = [  # in the order of the model's parameters, by which checkpoints number them
-        {"params": model.detector.parameters()},
+        *_detector_groups(model.detector, rate),
         {"params": model.graph.parameters(), "lr": rate if graph_rate is None else graph_rate},
         {"params": model.decoder.parameters()},
     ]
@@ -405,6 +437,19 @@ def _optimizer(options: Options, model: AutoLink) -> torch.optim.Optimizer:
         settings = dict(betas=(0.9, 0.999), weight_decay=1e-3)
         return torch.optim.AdamW(groups, rate, **settings, fused=True)
     return torch.optim.Adam(groups, rate, betas=(0.9, 0.99), fused=True)
+
+
+def _detector_groups(detector: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """A detector's parameters; a trunk that knows ImageNet already learns slower than what is new."""
+    if not isinstance(detector, PretrainedDetector):
+        return [{"params": detector.parameters()}]
+    new = [p for name, p in detector.named_parameters() if not name.startswith("trunk.")]
+    return [{"params": detector.trunk.parameters(), "lr": rate * TRUNK_RATE}, {"params": new}]
+
+
+def _side(options: Options, step: int) -> int:
+    """Side at which the images of a step are reconstructed."""
+    return options.image_size // 2 if step < options.coarse_share * options.steps else options.image_size
 
 
 @torch.no_grad()
@@ -415,14 +460,17 @@ def _examine(
     looks: Tensor,
     perceptual: PerceptualLoss,
     options: Options,
+    side: int,
 ) -> tuple[float, Tensor]:
     """Loss of the averaged model on held-out images under fixed masks, and a picture of some of them.
+
+    Images are reconstructed at `side`.
 
     The picture's columns: image | graph over it | edge map | masked image | reconstruction.
     """
     mask = patch_mask(
         len(images),
-        options.image_size,
+        side,
         cells=options.mask_cells,
         ratio=options.mask_ratio,
         generator=seeded_generator(0, 0, 0, "held-out mask"),
@@ -430,6 +478,7 @@ def _examine(
     )
     with accelerator.autocast():
         made = model(images, mask, looks)
+        images, looks = at_side(images, side), at_side(looks, side)
         loss = perceptual(made.images, images).item()
     shown = slice(None, None, math.ceil(len(images) / SHOWN))  # spread out: neighbours are of one clip
     originals = (images[shown] + 1) / 2

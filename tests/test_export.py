@@ -15,12 +15,12 @@ from autolink.model import AutoLink
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoLink, Path]:
+@pytest.fixture(scope="module", params=["paper", "efficientnet-lite0"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoLink, Path]:
     from autolink import AutoLinkConfig
 
     torch.manual_seed(1)
-    model = AutoLink(AutoLinkConfig(keypoints=4, image_size=64, width=0.125)).eval()
+    model = AutoLink(AutoLinkConfig(keypoints=4, image_size=64, width=0.125, detector=request.param)).eval()
     with torch.no_grad():
         model.detector.heatmaps.weight.mul_(300)  # peaked heatmaps: an untrained detector looks at nothing
     return model, export.export_onnx(model, tmp_path_factory.mktemp("onnx") / "model.onnx")

@@ -8,6 +8,7 @@ import torch
 
 from autolink.graph import (
     between_joints,
+    connectedness,
     match_joints,
     maximum_spanning_tree,
     moving_cluster,
@@ -166,3 +167,11 @@ def test_topology_counts_true_links_after_matching():
     without = topology(Reader({(0, 3): 0.3}), Dots())  # one edge, and it is right: one of three links
     assert without["links_found_percent"] == pytest.approx(33.33) and without["tree_precision_percent"] == 100
     assert (partly["skeleton_precision_percent"], partly["skeleton_recall_percent"]) == (75, 100)
+
+
+def test_connectedness_is_the_largest_part_of_what_is_seen():
+    matrix = torch.zeros(5, 5)
+    for (i, j), weight in {(0, 1): 1.0, (1, 2): 0.2, (3, 4): 0.6, (2, 3): 0.19}.items():
+        matrix[i, j] = matrix[j, i] = weight
+    assert connectedness(matrix) == 0.6
+    assert connectedness(matrix, share=0.1) == 1.0 and connectedness(torch.zeros(5, 5)) == 0.2

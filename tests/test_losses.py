@@ -1,6 +1,7 @@
 """Perceptual losses: what they measure, where their weights come from, what is said when they cannot be had."""
 
 import functools
+import math
 import os
 
 import pytest
@@ -13,7 +14,7 @@ from torchvision import models
 
 from autolink import UserError
 from autolink.data import open_data
-from autolink.losses import PerceptualLoss, disagreement, mean_difference
+from autolink.losses import PerceptualLoss, disagreement, faintness, mean_difference
 from autolink.scenes import damaged
 
 
@@ -252,3 +253,19 @@ def test_knots_of_keypoints_have_gradients_that_are_finite_and_small():
     knots = (1e-4 * torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
     disagreement(knots, ["a", "b", "a", "b"]).backward()
     assert 0 < knots.grad.abs().max() < 0.05
+
+
+def test_faintness_is_of_the_tree_of_the_heaviest_edges():
+    """Four keypoints: 01 and 23 strong, 12 the heaviest between the pairs; edges in the order 01 02 03 12 13 23."""
+    weights = torch.tensor([1.0, 0.02, 0.01, 0.03, 0.02, 0.5], requires_grad=True)
+    value = faintness(weights, 4, share=0.3)
+    assert value.item() == pytest.approx(math.log(0.3 / 0.03) / 3)
+    value.backward()
+    assert weights.grad[3] < 0 < weights.grad[0]  # the faint link is raised, and the strongest edge lowered
+    assert (weights.grad[[1, 2, 4, 5]] == 0).all()
+    assert faintness(torch.tensor([1.0, 0.0, 0.0, 0.4, 0.0, 0.5]), 4).item() == 0
+
+
+def test_faintness_has_the_gradient_of_its_value():
+    weights = torch.rand(10, dtype=torch.float64).mul(0.2).add(0.01).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: faintness(w, 5), weights)

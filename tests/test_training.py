@@ -16,9 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 
-from autolink import AutoLink, UserError, draw_edges, load
+from autolink import AutoLink, AutoLinkConfig, UserError, draw_edges, load
+from autolink.backbone import EfficientNetLite0
 from autolink.data import open_data
 from autolink.data.pairs import FramePairs
+from autolink.graph import connectedness
 from autolink.losses import PerceptualLoss, disagreement
 from autolink.train import Options, autolink_for, train
 from autolink.training import HELD_ORDER, Ema, SeededBatches, load_checkpoint, seeded_generator, shuffled
@@ -39,7 +41,8 @@ def images(tmp_path: Path) -> Path:
 def options(images: Path, output: Path, **changes) -> Options:
     settings = {
         **dict(data=str(images), output=output, steps=6, batch_size=4, image_size=32, width=0.125, workers=0),
-        **dict(keypoints=3, thickness=1e-2, perceptual="pyramid", mixed_precision="no", learning_rate=1e-4),
+        **dict(keypoints=3, thickness=1e-2, detector="paper", perceptual="pyramid"),
+        **dict(mixed_precision="no", learning_rate=1e-4),
         **dict(log_every=2, sample_every=3, save_every=3),
     }
     return Options(**{**settings, **changes})
@@ -365,3 +368,41 @@ def test_two_processes_learn_the_same_weights(images, tmp_path):
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["num_processes"] == 2
     assert report["sums"][0] == report["sums"][1]
+
+
+def test_images_are_reconstructed_at_half_their_side_in_the_coarse_share(images, tmp_path, monkeypatch):
+    seen, sides = [], set()
+    forward = AutoLink.forward
+
+    def watch(self, images, mask, looks=None):
+        made = forward(self, images, mask, looks)
+        if self.training:
+            seen.append((images.shape[-1], made.images.shape[-1], made.edge_map.shape[-1]))
+        else:
+            sides.add(made.images.shape[-1])
+        return made
+
+    monkeypatch.setattr(AutoLink, "forward", watch)
+    train(options(images, tmp_path / "run", coarse_share=0.5, steps=4, sample_every=2))
+    assert seen == [(32, 16, 16)] * 2 + [(32, 32, 32)] * 2
+    assert sides == {16, 32}  # what is shown and measured is what is being learned
+
+
+def test_a_pretrained_detector_begins_with_what_it_knows(images, tmp_path):
+    made = train(options(images, tmp_path / "run", detector="efficientnet-lite0", steps=1, learning_rate=1e-7))
+    trunk = EfficientNetLite0()
+    trunk.load_imagenet()
+    assert torch.allclose(load(made).detector.trunk.stem[0].weight, trunk.stem[0].weight, atol=1e-5)
+    again = train(options(images, tmp_path / "next", start_from=str(made), steps=1))
+    assert load(again).config.detector == "efficientnet-lite0"
+
+
+def test_a_graph_that_fell_into_pieces_is_linked_again(images, tmp_path):
+    begun = AutoLink(AutoLinkConfig(keypoints=6, thickness=1e-2, image_size=32, width=0.125))
+    begun.graph.scaled_logits.data.fill_(-4 / 512)
+    begun.graph.scaled_logits.data[[0, 9, 14]] = 1 / 512  # of 01, 23 and 45
+    assert connectedness(begun.graph.matrix()) == 1 / 3
+    start = str(begun.save_pretrained(tmp_path / "pieces"))
+    settings = dict(keypoints=6, start_from=start, steps=25, learning_rate=4e-4)
+    made = load(train(options(images, tmp_path / "run", tree_weight=1.0, **settings)))
+    assert connectedness(made.graph.matrix()) == 1

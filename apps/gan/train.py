@@ -48,6 +48,7 @@ from autolink.training import (
 from autolink_apps.gan import hub
 from autolink_apps.gan.ada import AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
+from autolink_apps.gan.beginning import begin_with, find_start
 from autolink_apps.gan.curve import draw_curve
 from autolink_apps.gan.game import Batch, Game
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
@@ -100,6 +101,9 @@ class Options(RunOptions):
     autolink: str | None = None
     """The AutoLink: a shipped name, file, folder or hub id. Default: one for this data from the run folder or
     shipped; else one is trained first."""
+    start_from: str | None = None
+    """Begin with the networks of another run, of the same width and of the same or half the image size: its folder, a
+    file that `autolink_apps.gan.beginning` wrote, or a name in `pretrained/starts/`. The AutoLink may be another."""
     autolink_steps: Count | None = None
     """Steps to train an AutoLink for, if one must be trained; default 20,000, on a processor 3,000."""
     perceptual: Features | None = None
@@ -151,6 +155,8 @@ def train(options: Options) -> Path:
         UserError: If data, weights or options cannot be used.
     """
     options = with_defaults(options)
+    if options.start_from is not None:
+        options = replace(options, start_from=str(find_start(options.start_from)))
     # What can be wrong with the options is found before an AutoLink is trained.
     if options.push_to_hub:
         hub.reserve(options.push_to_hub)
@@ -184,6 +190,8 @@ def train(options: Options) -> Path:
     judge = judge.to(device, memory_format=torch.channels_last)
     generator, discriminator = gan.generator, judge
     ema = Ema(generator, decay=0.5 ** (options.batch_size / options.ema_images))
+    if options.start_from and not options.resume:
+        begin_with(options.start_from, {"generator": generator, "discriminator": discriminator, "ema": ema})
     gan.generator = ema.module  # what is shown, measured and saved is the average
 
     adam = {"lr": options.learning_rate, "betas": (0.0, 0.99), "fused": True}

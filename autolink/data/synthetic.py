@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from autolink.data.figures import Figure
 from autolink.data.sample import Sample
-from autolink.data.skeleton import JOINT_NAMES, POSE_SIZE, SKELETON_LINKS
+from autolink.data.skeleton import JOINT_NAMES, POSE_SIZE, SKELETON_LINKS, Posed
 from autolink.errors import UserError
 
 __all__ = ["JOINT_NAMES", "SKELETON_LINKS", "SyntheticFigures", "synthetic_clip"]
@@ -56,19 +56,28 @@ class SyntheticFigures(Dataset[Sample]):
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
+        figure, posed, origin = self._posed(index)
+        image, _ = figure.draw(posed, origin, self.image_size)
+        return Sample(
+            image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
+            landmarks=torch.from_numpy((figure.joints(posed, origin) * 2 - 1).astype(np.float32)),
+            name=f"{self.clips[index]}/{index % FRAMES_A_CLIP}",
+            clip=self.clips[index],
+        )
+
+    def coverage(self, index: int) -> torch.Tensor:
+        """How much of each pixel (S, S) of a sample the figure covers, float32 in [0, 1]."""
+        figure, posed, origin = self._posed(index)
+        return torch.from_numpy(figure.draw(posed, origin, self.image_size)[1])
+
+    def _posed(self, index: int) -> tuple[Figure, Posed, np.ndarray]:
+        """The figure of a sample, its pose, and its place in the image."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         clip, frame = divmod(index, FRAMES_A_CLIP)
         figure = Figure(np.random.default_rng([self.seed, self._stream, clip, 0]))
         rng = np.random.default_rng([self.seed, self._stream, clip, 1 + frame])
-        posed, origin = figure.place(rng.random(POSE_SIZE), rng.random())
-        image, _ = figure.draw(posed, origin, self.image_size)
-        return Sample(
-            image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-            landmarks=torch.from_numpy((figure.joints(posed, origin) * 2 - 1).astype(np.float32)),
-            name=f"{self.clips[index]}/{frame}",
-            clip=self.clips[index],
-        )
+        return figure, *figure.place(rng.random(POSE_SIZE), rng.random())
 
 
 def synthetic_clip(
