@@ -258,8 +258,8 @@ autolink/data/pairs.py: transfer_pairs
 - .randrange(1, len(members))
 + .randrange(len(members))
 autolink/distil.py: distil
-- min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps)) / 2
-+ min(1, (step + 1) / 50) * (1 + np.cos(np.pi * step / options.steps))
+- (1 + math.cos(math.pi * step / steps)) / 2
++ (1 + math.cos(math.pi * step / steps))
 - loss = errors["features"] + errors["changes"]
 + loss = errors["features"]
 - (moved.square().mean((1, 2, 3)) + FAINT * w.var())
