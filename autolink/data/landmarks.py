@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from autolink.data.folder import ImageFiles, keep_readable, split_files
-from autolink.data.splits import clips_of, split_folder, split_side
+from autolink.data.splits import clips_of, named, split_folder, split_side
 from autolink.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ def landmark_csv(root: Path, split: str) -> Path | None:
     """The csv with the landmarks of a split, or None if the folder has none."""
     folder = split_folder(root, split)
     name = "landmarks.csv" if folder is None else f"{folder.name}_landmarks.csv"
-    tables = [path for path in sorted(root.glob("*.csv")) if path.name.lower() == name.lower()]
-    return tables[0] if tables else None
+    tables = named(root, {name.lower()})
+    return root / tables[0] if tables else None
 
 
 def open_landmark_folder(root: Path, image_size: int, split: str = "train", name: str | None = None) -> ImageFiles:

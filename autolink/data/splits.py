@@ -21,9 +21,10 @@ people are held out.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 
 from autolink.errors import UserError
@@ -59,17 +60,23 @@ def split_folder(root: Path, split: str) -> Path | None:
     check_split(split)
     folders: dict[str, Path] = {}
     known = {name for names in SPLIT_FOLDERS.values() for name in names}
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
-        name = path.name.lower()
-        if name in known and path.is_dir():
-            if name in folders:
-                raise UserError(f"{root}: has {folders[name].name} and {path.name}; keep one of them, or join them")
-            folders[name] = path
+    for entry in named(root, known):
+        path = root / entry
+        if path.is_dir():
+            if entry.lower() in folders:
+                twice = folders[entry.lower()].name
+                raise UserError(f"{root}: has {twice} and {entry}; keep one of them, or join them")
+            folders[entry.lower()] = path
 
     def first(split: str) -> Path | None:
         return next((folders[name] for name in SPLIT_FOLDERS[split] if name in folders), None)
 
     return first(split) if first("train") and first("val") else None
+
+
+def named(folder: Path, names: Container[str]) -> list[str]:
+    """What in a folder, which may hold very many files, has one of some names in lower case, in any capitalisation."""
+    return sorted(name for name in os.listdir(folder) if name.lower() in names) if folder.is_dir() else []
 
 
 def split_side(root: Path, files: Sequence[str], indices: Sequence[int], split: str, people: bool = False) -> list[int]:
