@@ -56,9 +56,13 @@ def identity(path: Path, name: str | None = None) -> str:
         raise UserError(f"{path}: no such file or folder; check the path")
     path = path.resolve()
     if path.is_dir():
-        files = list(walk(path))
-        return f"{name or path} ({len(files)} files, {_listing(path, files)})"
+        return identity_of_files(list(walk(path)), path, str(name or path))
     return f"{name or path} ({path.stat().st_size} bytes, {contents(path)})"
+
+
+def identity_of_files(files: Sequence[Path], folder: Path, name: str) -> str:
+    """Several files as they are now, by their names from a folder on, sizes and times."""
+    return f"{name} ({len(files)} files, {_listing(folder, files)})"
 
 
 def contents(path: Path) -> str:
@@ -83,7 +87,7 @@ def _listing(folder: Path, files: Sequence[Path]) -> str:
             about = os.stat(file)
         except FileNotFoundError:  # a link to nowhere
             about = os.lstat(file)
-        line = f"{file[len(str(folder)) :]}\0{about.st_size}\0{about.st_mtime_ns}\0"
+        line = f"{file.removeprefix(str(folder))}\0{about.st_size}\0{about.st_mtime_ns}\0"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

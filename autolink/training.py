@@ -34,12 +34,22 @@ from tqdm import tqdm
 
 from autolink.data.folder import split_folder
 from autolink.data.registry import find_data
-from autolink.data.shards import Shards, is_pattern
+from autolink.data.shards import Shards, is_pattern, shard_files
 from autolink.devices import computes_bfloat16, fitting_workers, pick_device
 from autolink.errors import UserError
 from autolink.outputs import read_json, refuse_inputs, reported, write_json, write_text
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
-from autolink.runs import LOG, SIGNALS, claim, difference, identity, read_log, release, weights_identity
+from autolink.runs import (
+    LOG,
+    SIGNALS,
+    claim,
+    difference,
+    identity,
+    identity_of_files,
+    read_log,
+    release,
+    weights_identity,
+)
 from autolink.visualize import save_png
 from autolink.weights import header_part, own_file, read_metadata, read_tensors, write_safetensors
 
@@ -190,8 +200,10 @@ def _names(data: str | Sequence[str]) -> Sequence[str]:
 
 
 def _data_identity(data: str, options: RunOptions) -> str:
-    if data == "synthetic" or is_pattern(data):
+    if data == "synthetic":
         return data
+    if is_pattern(data):
+        return identity_of_files(shard_files(data), Path(), data)
     path = find_data(data, options.data_root)
     place, beside = path.resolve(), options.output.resolve().parent
     name = None

@@ -218,6 +218,10 @@ def test_a_resumed_run_equals_an_unbroken_one(pictures, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
     logs = [(tmp_path / run / "log.jsonl").read_text().splitlines()[-1] for run in "ab"]
     assert json.loads(logs[0]) == json.loads(logs[1])
+    shard = Path(pictures.replace("{0..4}", "2"))
+    shard.write_bytes(shard.read_bytes())  # written anew
+    with pytest.raises(UserError, match=r"--data .*\(5 files, \w+\), but the run began with .*\(5 files, "):
+        train(options(pictures, tmp_path / "b", resume=True, steps=7))
 
 
 def test_the_gan_learns_from_shards(pictures, tmp_path, tiny_file):

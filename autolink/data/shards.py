@@ -63,6 +63,11 @@ def is_pattern(data: str) -> bool:
     return data.startswith("pipe:") or "://" in data or data.endswith((".tar", ".tar.gz", ".tgz"))
 
 
+def shard_files(pattern: str) -> list[Path]:
+    """Those of the shards that a pattern names that are files of this machine."""
+    return [Path(url) for url in _expand(pattern) if _is_file(url)]
+
+
 def has_shards(folder: Path) -> bool:
     """Whether a folder holds tar files."""
     return bool(list_named(folder, folder, ".tar"))
