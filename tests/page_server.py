@@ -1,4 +1,4 @@
-"""A page that is served from this process, and requests to it as its own browser would make them."""
+"""A page that is served from this process, requests to it as its own browser would make them, and runs to show."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import http.client
 import json
 import threading
 import time
+from pathlib import Path
 
 import uvicorn
 from websockets.sync.client import ClientConnection, connect
 
+from autolink import AutoLink
+from autolink.data import open_data
+from autolink.visualize import image_grid, save_png
 from autolink_apps.page import app
+from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Desk
+from autolink_apps.page.runs import Runs
 from autolink_apps.page.serve import _listen
 from autolink_apps.page.uploads import Uploads
 
@@ -21,18 +27,20 @@ class Served:
 
     Args:
         port: 0 for a free one.
+        runs: A folder of runs.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, runs: Path | None = None) -> None:
         listening = _listen("127.0.0.1", port)
         self.port = listening.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         self.address = f"http://{self.host}/?token=secret"
         access = app.Access("secret", frozenset({self.host}), self.port)
         self.uploads = Uploads()
-        self.desk = Desk(self.uploads.find, "cpu")
+        catalogue = Catalogue((), None if runs is None else Runs(runs))
+        self.desk = Desk(self.uploads.find, catalogue.source, "cpu")
         config = uvicorn.Config(
-            app.make_app(access, self.desk, self.uploads),
+            app.make_app(access, self.desk, self.uploads, catalogue),
             log_level="warning",
             ws="websockets-sansio",
             ws_max_size=1 << 20,
@@ -68,3 +76,24 @@ class Served:
     def live(self, **headers: str) -> ClientConnection:
         said = {"Cookie": f"autolink-{self.port}=secret", **headers}
         return connect(f"ws://{self.host}/live", origin=f"http://{self.host}", additional_headers=said, max_size=None)
+
+
+def make_runs(folder: Path, model: AutoLink | None) -> Path:
+    """Two runs: `group/mine`, which is finished and left pictures and perhaps a model, and `other`, which goes on."""
+    for name, steps, logged in (("group/mine", 300, 300), ("other", 900, 40)):
+        (run := folder / name).mkdir(parents=True)
+        (run / "config.json").write_text(json.dumps({"steps": steps, "data": "synthetic"}))
+        rows = [
+            {"step": step, "loss": 2.0 ** (-step / 60) + 0.3, "alpha": 1 + step / 1000}
+            for step in range(10, logged + 1, 10)
+        ]
+        rows += [{"step": step, "held_out_loss": 2.0 ** (-step / 70) + 0.35} for step in range(100, logged + 1, 100)]
+        rows.sort(key=lambda row: row["step"])
+        (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = open_data("synthetic", 64, "val")
+    for step in (100, 200, 300):
+        images = [data[step // 100 + number].image for number in range(8)]
+        save_png(folder / f"group/mine/samples/reconstructions-{step:07d}.png", image_grid(images, 4))
+    if model is not None:
+        model.save_pretrained(folder / "group/mine")
+    return folder

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from autolink.errors import UserError
+from autolink import AutoLink, UserError
 
 pytest.importorskip("starlette", reason="needs autolink[serve]")
 import websockets
-from page_server import Served
+from page_server import Served, make_runs
 from websockets.sync.client import ClientConnection, connect
 
 from autolink_apps.page import app, uploads
+from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Client, Desk
 from autolink_apps.page.follow import FEWEST, NAMES, following
 from autolink_apps.page.messages import Look, Open, Part, Pose, frame, parse, unframe
 from autolink_apps.page.performers import first_picture, load
+from autolink_apps.page.runs import POINTS, Runs, curves
 from autolink_apps.page.serve import Options, _listen, serve
 
 LOOK = {"seeds": [0, 1], "truncation": 0.7}
@@ -306,7 +310,7 @@ def test_a_picture_of_something_else_is_opened_with_a_doubt(served):
 
 def test_a_small_head_is_looked_at_from_near_and_shown_in_its_own_pixels(served):
     wall = Image.new("RGB", (3000, 2000), (120, 120, 120))
-    portrait = first_picture(load("faces-transfer", "cpu"))
+    portrait = first_picture(load("faces-transfer", "faces-transfer", "cpu"))
     wall.paste(portrait.resize((900, 900), Image.Resampling.BICUBIC), (1900, 900))
     wall.save(buffer := io.BytesIO(), "PNG")
     _, told = served.upload(buffer.getvalue(), "party.png")
@@ -346,6 +350,103 @@ def test_mistakes_over_the_live_connection_are_answered(served):
             hear(socket)
 
 
+# Runs
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, tiny: AutoLink) -> Path:
+    return make_runs(tmp_path / "runs", tiny)
+
+
+def test_runs_are_listed_with_what_they_logged(run_folder):
+    runs = Runs(run_folder)
+    (mine, other) = sorted(runs.listed(), key=lambda run: run["id"])
+    assert (mine["id"], mine["step"], mine["of"], mine["model"]) == ("group/mine", 300, 300, True)
+    assert mine["state"] == "finished"
+    assert (other["id"], other["of"], other["state"], other["model"]) == ("other", 900, "going on", False)
+    told = runs.described("group/mine")
+    rows = [json.loads(line) for line in (run_folder / "group/mine/log.jsonl").read_text().splitlines()]
+    assert told["curves"]["loss"] == [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    assert told["curves"]["held_out_loss"] == [
+        (row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row
+    ]
+    assert told["samples"] == {"reconstructions": [100, 200, 300]}
+    assert runs.picture("group/mine", "reconstructions", 200).is_file()
+    os.utime(run_folder / "other/log.jsonl", (1, 1))
+    assert runs.listed()[-1]["state"] == "stopped"
+
+
+def test_a_log_that_is_being_written_is_read_as_far_as_it_goes(run_folder):
+    with (run_folder / "other/log.jsonl").open("a") as file:
+        file.write('{"step": 50, "loss": NaN}\n[3]\n{"step": 60, "lo')
+    assert curves(run_folder / "other/log.jsonl")["loss"][-1][0] == 40
+    (run_folder / "other/config.json").write_text('{"steps": 9')
+    assert Runs(run_folder).described("other")["of"] is None
+    long = "".join(json.dumps({"step": step, "loss": step / 2}) + "\n" for step in range(5000))
+    (run_folder / "other/log.jsonl").write_text(long)
+    thinned = curves(run_folder / "other/log.jsonl")["loss"]
+    assert len(thinned) == POINTS and thinned[0] == (0, 0.0) and thinned[-1] == (4999, 2499.5)
+
+
+@pytest.mark.parametrize("id", ["..", "../runs/other", "/etc", "", ".", "group", "other/../other"])
+def test_no_other_folder_is_a_run(run_folder, id):
+    with pytest.raises(UserError, match="no longer there"):
+        Runs(run_folder).described(id)
+
+
+def test_links_out_of_the_folder_are_not_followed(run_folder, tmp_path):
+    outside = make_runs(tmp_path / "outside", None)
+    (run_folder / "linked").symlink_to(outside / "other")
+    (run_folder / "other/samples").mkdir()
+    (run_folder / "other/samples/secret-0000001.png").symlink_to(
+        outside / "group/mine/samples/reconstructions-0000100.png"
+    )
+    (run_folder / "other/model.safetensors").symlink_to(tmp_path / "outside/x.safetensors")
+    runs = Runs(run_folder)
+    assert {run["id"] for run in runs.listed()} == {"group/mine", "other"}
+    assert runs.described("other")["samples"] == {} and set(runs.models()) == {"group/mine"}
+
+
+def test_only_models_that_are_listed_are_opened(run_folder, tiny_file):
+    catalogue = Catalogue((str(tiny_file),), Runs(run_folder))
+    listed = catalogue.listed()
+    assert listed[0] == {"name": str(tiny_file), "kind": "reconstruction", "of": "own"}
+    assert listed[-1] == {"name": "run group/mine", "kind": "reconstruction", "of": "runs"}
+    assert catalogue.source("run group/mine")[0] == str(run_folder / "group/mine/model.safetensors")
+    for name in ("/etc/passwd", "someone/on-the-hub", "group/mine", "run ../outside", str(run_folder / "group/mine")):
+        with pytest.raises(UserError, match="choose one of the list"):
+            catalogue.source(name)
+
+
+def test_runs_are_served(run_folder):
+    running = Served(runs=run_folder)
+    try:
+        assert len(json.loads(running.ask("GET", "/api/runs")[2])) == 2
+        told = json.loads(running.ask("GET", "/api/run?id=group%2Fmine")[2])
+        assert told["samples"] == {"reconstructions": [100, 200, 300]}
+        status, headers, data = running.ask("GET", "/api/run?id=group%2Fmine&sample=reconstructions&step=100")
+        assert (status, headers["content-type"]) == (200, "image/png") and Image.open(io.BytesIO(data)).width > 0
+        for query in (
+            "id=x",
+            "id=group%2Fmine&sample=..%2F..%2Fmodel&step=1",
+            "id=group%2Fmine&sample=reconstructions&step=7",
+        ):
+            assert running.ask("GET", f"/api/run?{query}")[0] == 404
+        with running.live() as socket:
+            socket.send('{"type": "open", "model": "run group/mine"}')
+            opened, _ = hear(socket, "opened")
+            assert opened["kind"] == "reconstruction" and len(opened["points"]) == 4
+    finally:
+        running.stop()
+
+
+def test_without_runs_there_are_none(served):
+    assert json.loads(served.ask("GET", "/api/runs")[2]) is None
+    assert served.ask("GET", "/api/run?id=a")[0] == 404
+    with pytest.raises(UserError, match="--runs"):
+        serve(Options(runs=Path("/no/such/folder"), open=False))
+
+
 # The desk
 
 
@@ -364,7 +465,7 @@ def numbered(n: int) -> Pose:
 
 
 def test_of_many_poses_the_newest_is_painted_and_clients_take_turns():
-    desk = Desk(lambda file, moment: None)
+    desk = Desk(lambda file, moment: None, lambda name: (name, 0))
     first = Waiting(desk, numbered(1), numbered(2), numbered(3)).client
     second = Waiting(desk, Open("faces"), numbered(4)).client
     assert desk._next() == (first, numbered(3))

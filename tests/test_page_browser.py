@@ -26,7 +26,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 if CHROMIUM is None:
     pytest.skip("needs a browser: install chromium", allow_module_level=True)
 
-from page_server import Served  # noqa: E402
+from page_server import Served, make_runs  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
 
 PATIENCE = 30_000
@@ -372,3 +372,51 @@ def test_a_lost_server_is_told_and_the_page_goes_on_when_it_is_back(context):
     page.settle()
     assert np.allclose(page.points(), pose, atol=1e-3)
     second.stop()
+
+
+def path_of(page: Page, name: str) -> np.ndarray:
+    """The points of a curve as they are drawn."""
+    drawn = page.locator(f".curve[data-name={name}] path").get_attribute("d")
+    return np.array([piece.split() for piece in re.split("[ML]", drawn)[1:]], float)
+
+
+def test_runs_are_watched_and_their_model_is_used(context, tmp_path, tiny):
+    folder = make_runs(tmp_path / "runs", tiny)
+    running = Served(runs=folder)
+    seen = Seen(context, running.address)
+    page = seen.page
+    page.get_by_role("link", name="Runs").click()
+    page.get_by_role("button", name="group/mine").click()
+    expect(page.locator("#run-state")).to_contain_text("finished, step 300 of 300")
+    rows = [json.loads(line) for line in (folder / "group/mine/log.jsonl").read_text().splitlines()]
+    for name in ("loss", "held_out_loss", "alpha"):
+        logged = np.array([(row["step"], row[name]) for row in rows if name in row])
+        curve = path_of(page, name)
+        assert len(curve) == len(logged)
+        for axis, sign in ((0, 1), (1, -1)):  # larger values are drawn higher
+            values = sign * logged[:, axis]
+            expected = (values - values[0]) / (values[-1] - values[0])
+            found = (curve[:, axis] - curve[0, axis]) / (curve[-1, axis] - curve[0, axis])
+            assert np.allclose(found, expected, atol=0.01)
+    expect(page.locator("#sample-label")).to_have_text("step 300")
+    page.locator("#sample-step").fill("0")
+    expect(page.locator("#sample-label")).to_have_text("step 100")
+    page.locator("#sample[src*='step=100']").wait_for()
+    assert page.locator("#sample").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 100
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    assert not (found := axe.run(page)).response["violations"], found.generate_report()
+    page.get_by_role("button", name="other").click()
+    expect(page.locator("#run-state")).to_contain_text("step 40 of 900")
+    with (folder / "other/log.jsonl").open("a") as file:
+        file.write('{"step": 90, "loss": 0.25}\n')
+    expect(page.locator("#run-state")).to_contain_text("step 90 of 900")  # by itself
+    assert len(path_of(page, "loss")) == 5
+    page.get_by_role("button", name="group/mine").click()
+    seen.after(lambda: page.get_by_role("button", name="Use this model").click())
+    expect(page.locator(".point")).to_have_count(4)
+    expect(page.locator("#model")).to_have_value("run group/mine")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("link", name="Runs").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert seen.wrong == []
+    running.stop()

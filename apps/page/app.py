@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from autolink.errors import UserError
 from autolink_apps.page import messages
+from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Client, Desk
 from autolink_apps.page.uploads import LARGEST, TooLarge, Uploads
 
@@ -51,7 +52,7 @@ class Access:
 
 
 def make_app(
-    access: Access, desk: Desk, uploads: Uploads, models: Sequence[str] = (), ready: Callable[[], None] | None = None
+    access: Access, desk: Desk, uploads: Uploads, catalogue: Catalogue, ready: Callable[[], None] | None = None
 ) -> Starlette:
     """The application.
 
@@ -59,7 +60,7 @@ def make_app(
         access: Who may use it.
         desk: Paints; is started and stopped with the application.
         uploads: Keeps files; is emptied when the application stops.
-        models: Names or files of models that are shown before the shipped ones; the first is opened first.
+        catalogue: Which models are shown.
         ready: Called when the desk is started.
     """
     assets = _assets()
@@ -85,9 +86,23 @@ def make_app(
         return Response(found[1], media_type=found[0]) if found else _refused(404, "there is no such file")
 
     async def list_models(request: Request) -> Response:
-        from autolink_apps.page.performers import listed
+        return JSONResponse(await run_in_threadpool(catalogue.listed))
 
-        return JSONResponse(await run_in_threadpool(listed, models))
+    async def list_runs(request: Request) -> Response:
+        return JSONResponse(None if catalogue.runs is None else await run_in_threadpool(catalogue.runs.listed))
+
+    async def run(request: Request) -> Response:
+        said = request.query_params
+        try:
+            if catalogue.runs is None:
+                raise UserError("no folder of runs is shown")
+            if "sample" not in said:
+                return JSONResponse(await run_in_threadpool(catalogue.runs.described, said.get("id", "")))
+            step = int(step) if (step := said.get("step", "")).isdecimal() else -1
+            path = await run_in_threadpool(catalogue.runs.picture, said.get("id", ""), said["sample"], step)
+            return Response(await run_in_threadpool(path.read_bytes), media_type="image/png")
+        except UserError as error:
+            return _refused(404, str(error))
 
     async def receive(request: Request) -> Response:
         length = request.headers.get("content-length", "")
@@ -135,6 +150,8 @@ def make_app(
         Route("/", page),
         Route("/assets/{name}", asset),
         Route("/api/models", list_models),
+        Route("/api/runs", list_runs),
+        Route("/api/run", run),
         Route("/api/files", receive, methods=["POST"]),
         WebSocketRoute("/live", live),
     ]

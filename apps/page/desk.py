@@ -57,12 +57,15 @@ class Desk:
 
     Args:
         find: The picture of an upload by its id and moment, as RGB.
+        source: Where the model of a name is, and a number that changes when it does; or a `UserError`.
         device: Where networks compute.
     """
 
-    def __init__(self, find: Callable[[str, float], Image.Image], device: str = "auto") -> None:
-        self.find, self.device = find, device
-        self.models: OrderedDict[str, Performer] = OrderedDict()
+    def __init__(
+        self, find: Callable[[str, float], Image.Image], source: Callable[[str], tuple[str, int]], device: str = "auto"
+    ) -> None:
+        self.find, self.source, self.device = find, source, device
+        self.models: OrderedDict[tuple[str, int], Performer] = OrderedDict()
         self.clients: deque[Client] = deque()
         self.woken = threading.Condition()
         self.stopped = False
@@ -152,12 +155,13 @@ class Desk:
         client.send(self.answers.opened(client.performer, client.scene, message))
 
     def _model(self, name: str) -> Performer:
-        if name not in self.models:
-            self.models[name] = self.load(name, self.device)
-        self.models.move_to_end(name)
+        source, state = self.source(name)
+        if (name, state) not in self.models:
+            self.models[name, state] = self.load(name, source, self.device)
+        self.models.move_to_end((name, state))
         while len(self.models) > LOADED:
             self.models.popitem(last=False)
-        return self.models[name]
+        return self.models[name, state]
 
 
 def _about(message: Message) -> str:

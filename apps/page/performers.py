@@ -8,7 +8,6 @@ Shapes: B poses, K keypoints, S side of the network's images, R side of what is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -30,7 +29,7 @@ from autolink.images import square
 from autolink.inference import fold, half_precision
 from autolink.model import AutoLink
 from autolink.visualize import to_uint8
-from autolink.weights import manifest, read_header, resolve
+from autolink.weights import read_header, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.page.follow import HEADS, NAMES, Following, brought_to, following
 from autolink_apps.page.messages import SIZES, Look
@@ -47,6 +46,8 @@ SEARCHED = 1024
 """Longest side of a picture in which the object is looked for."""
 SMALL = 0.8
 """An object of less than this share of the size that it had in training is looked at again, from nearer."""
+MIN_WINDOW = 32
+"""Pixels of a picture that are worth looking at."""
 PORTRAIT = (64, 40, 448, 424)
 """The head on Matplotlib's photograph: left, top, right and bottom in pixels."""
 
@@ -127,7 +128,7 @@ class _Performer:
 
     def knows(self, scene: Scene) -> bool:
         """Whether the picture shows what the model knows, as far as its confidence tells."""
-        return not self.eye.sure or not scene.confidence < CERTAIN
+        return not scene.confidence < (CERTAIN if self.eye.sure else LOW_CONFIDENCE)
 
     def _framed(self, image: np.ndarray, window: Window) -> tuple[Window, np.ndarray, Keypoints]:
         """A window, or a smaller one around an object that is small in it, what the network sees there, and finds."""
@@ -135,8 +136,10 @@ class _Performer:
         found = self.eye([seen])
         size = spread(self.following.rest).item()
         for _ in range(2):
-            share = spread(found.xy[0]).item() / max(size, MIN_SPREAD)
-            if not self.eye.sure or share > SMALL:
+            if not self.eye.sure or size < MIN_SPREAD:  # without a bank nobody knows how large it was
+                break
+            share = max(spread(found.xy[0]).item() / size, 1 / 4)
+            if share > SMALL or window.side * share < MIN_WINDOW:
                 break
             middle = (found.xy[0] - self.following.rest.float() * share).mean(0) * window.side / 2
             near = Window(window.x + middle[0].item(), window.y + middle[1].item(), window.side * share)
@@ -241,13 +244,18 @@ KINDS = {PoseTransfer.task: (PoseTransfer, Portrait), ConditionalGAN.task: (Cond
 KINDS |= {AutoLink.task: (AutoLink, Reconstruction)}
 
 
-def load(name: str, device: str = "auto") -> Performer:
-    """The performer of a model by name, file, folder or hub id.
+def load(name: str, source: str, device: str = "auto") -> Performer:
+    """The performer of a model, under the name that the page has for it.
+
+    Args:
+        name: What it is called.
+        source: A shipped name, a file, a folder or a hub id.
+        device: Where it computes.
 
     Raises:
         UserError: If there is no such model, or it paints nothing.
     """
-    path = resolve(name)
+    path = resolve(source)
     task = read_header(path)["task"]
     if task not in KINDS:
         raise UserError(f"{name} is a model for '{task}', which paints nothing; take one of {', '.join(KINDS)}")
@@ -257,22 +265,14 @@ def load(name: str, device: str = "auto") -> Performer:
 
 
 def first_picture(performer: _Performer) -> Image.Image:
-    """What a model is shown at first: the portrait that Matplotlib ships, or a figure that the package makes.
-
-    Raises:
-        UserError: If it knows neither.
-    """
+    """What a model is shown at first: the portrait that Matplotlib ships, or a figure that the package makes."""
     photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg").convert("RGB")
     portrait = square(photo, SHOWN, PORTRAIT)
-    figure = open_data("synthetic", 256, "val")[0].image.permute(1, 2, 0).numpy()
-    sure = {}
-    for picture in (portrait, Image.fromarray(figure)):
-        sure[performer.eye([np.asarray(square(picture, performer.size))]).confidence.mean().item()] = picture
     if performer.heads:
         return portrait
-    if max(sure) < LOW_CONFIDENCE:
-        raise UserError(f"open a picture of what {performer.name} knows, with the button above")
-    return sure[max(sure)]
+    figure = Image.fromarray(open_data("synthetic", 256, "val")[0].image.permute(1, 2, 0).numpy())
+    found = performer.eye([np.asarray(square(picture, performer.size)) for picture in (portrait, figure)])
+    return (portrait, figure)[int(found.confidence.mean(1).argmax())]
 
 
 def _shrunk(images: Tensor, size: int) -> Tensor:
@@ -280,16 +280,3 @@ def _shrunk(images: Tensor, size: int) -> Tensor:
     if images.shape[-1] <= size:
         return images
     return functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-
-
-def listed(first: Sequence[str]) -> list[dict[str, str]]:
-    """Models that can be shown, those of the user first: their name, and what kind of performer they have.
-
-    Raises:
-        UserError: If one of the user's cannot be used.
-    """
-    shipped = sorted(
-        manifest(), key=lambda name: list(KINDS).index(task) if (task := manifest()[name]["task"]) in KINDS else 9
-    )
-    found = {name: read_header(resolve(name))["task"] for name in (*first, *shipped)}
-    return [{"name": name, "kind": KINDS[task][1].kind} for name, task in found.items() if task in KINDS]

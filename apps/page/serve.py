@@ -2,6 +2,7 @@
 
     autolink serve                          # the shipped models
     autolink serve --model runs/mine        # your own first
+    autolink serve --runs runs              # with curves and pictures of trainings, also of one that goes on
 
 It prints an address with a secret in it and opens it in the browser. Another machine's browser reaches it through a
 tunnel (`ssh -L 8421:127.0.0.1:8421 host`), or with `--host 0.0.0.0 --allow-host NAME:8421`, unencrypted.
@@ -15,6 +16,7 @@ import socket
 import sys
 import webbrowser
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Timer
 from typing import Annotated
 
@@ -33,6 +35,8 @@ class Options(Checked):
 
     model: tuple[str, ...] = ()
     """Models that are listed before the shipped ones: files, folders or hub ids; the first is opened first."""
+    runs: Path | None = None
+    """Folder of runs whose curves, pictures and models are shown; default: `runs`, if there is one here."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs --allow-host."""
     port: Annotated[int, Range(0, 65535)] = 8421
@@ -55,7 +59,9 @@ def serve(options: Options) -> None:
         import uvicorn
 
         from autolink_apps.page.app import LONGEST_MESSAGE, Access, make_app
+        from autolink_apps.page.catalogue import Catalogue
         from autolink_apps.page.desk import Desk
+        from autolink_apps.page.runs import Runs
         from autolink_apps.page.uploads import Uploads
     except ModuleNotFoundError as error:
         if error.name not in ("uvicorn", "starlette", "websockets"):
@@ -67,6 +73,9 @@ def serve(options: Options) -> None:
             f"--host {options.host} lets other machines in; say under which names they may, as in "
             f"--allow-host {socket.gethostname()}:{options.port}"
         )
+    if options.runs is not None and not options.runs.is_dir():
+        raise UserError(f"--runs {options.runs}: no such folder; give the folder in which runs are")
+    folder = options.runs or Path("runs")
     listening = _listen(options.host, options.port)
     port = listening.getsockname()[1]
     token = os.environ.get(TOKEN) or secrets.token_urlsafe(18)
@@ -79,7 +88,9 @@ def serve(options: Options) -> None:
             Timer(0.1, webbrowser.open, [address]).start()
 
     uploads = Uploads()
-    app = make_app(Access(token, hosts, port), Desk(uploads.find, options.device), uploads, options.model, ready)
+    catalogue = Catalogue(options.model, Runs(folder) if folder.is_dir() else None)
+    desk = Desk(uploads.find, catalogue.source, options.device)
+    app = make_app(Access(token, hosts, port), desk, uploads, catalogue, ready)
     config = uvicorn.Config(
         app,
         log_level="warning",

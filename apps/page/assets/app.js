@@ -1,6 +1,7 @@
 // The page: what is open, what was undone, and what the server is asked for.
 
 import { Live } from "/assets/live.js";
+import { showRuns } from "/assets/runs.js";
 import { Stage } from "/assets/stage.js";
 
 const LARGEST = 200e6;
@@ -23,7 +24,7 @@ let moving = 0; // of the animation that runs
 let resting = 0;
 let drawn = 0; // the number of the newest picture that is shown
 
-history.replaceState(null, "", "/"); // the secret does not stay in the address
+history.replaceState(null, "", "/" + location.hash); // the secret does not stay in the address
 const live = new Live(hear, changed);
 
 // The connection
@@ -31,7 +32,7 @@ const live = new Live(hear, changed);
 async function changed(state) {
   if (state === "open") {
     unsay("connection");
-    if (!now.model) await listModels();
+    await listModels();
     if (now.model) open({}, true);
     return;
   }
@@ -44,16 +45,21 @@ async function changed(state) {
 }
 
 async function listModels() {
-  const answer = await fetch("/api/models");
+  const [answer, runs] = await Promise.all([fetch("/api/models"), fetch("/api/runs")]);
   const models = await answer.json();
   if (!answer.ok) return say("models", models.message, true);
-  for (const [kind, label] of Object.entries(KINDS)) {
+  $("views").hidden = (await runs.json()) === null;
+  const groups = Object.entries(KINDS).map(([kind, label]) => [label, ({ of }) => of !== "runs", kind]);
+  groups.push(["Of your runs", ({ of }) => of === "runs", null]);
+  $("model").replaceChildren();
+  for (const [label, belongs, kind] of groups) {
     const group = document.createElement("optgroup");
     group.label = label;
-    group.append(...models.filter((model) => model.kind === kind).map((model) => new Option(model.name, model.name)));
-    if (group.children.length) $("model").append(group);
+    const listed = models.filter((model) => belongs(model) && (!kind || model.kind === kind));
+    group.append(...listed.map(({ name }) => new Option(name.replace(/^run /, ""), name)));
+    if (listed.length) $("model").append(group);
   }
-  now.model = models[0].name;
+  now.model ??= models[0].name;
   $("model").value = now.model;
   $("model").disabled = false;
 }
@@ -369,6 +375,31 @@ function sentence(text) {
   const end = /[.!?]$/.test(text) ? "" : ".";
   return text + end;
 }
+
+// Which view is shown
+
+const runs = showRuns({ wrong: (text) => say("runs", text, true), use });
+
+function view() {
+  const wanted = location.hash === "#runs" ? "runs" : "pose";
+  for (const name of ["pose", "runs"]) $(name).hidden = name !== wanted;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${wanted}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  $("status").hidden = wanted === "runs";
+  runs.shown(wanted === "runs");
+}
+
+async function use(model) {
+  await listModels();
+  $("model").value = model;
+  location.hash = "#pose";
+  open({ model });
+}
+
+addEventListener("hashchange", view);
+view();
 
 // What a person does
 
