@@ -42,7 +42,7 @@ class Range:
         if self.above:
             return f"{numbers_} above {least}" + ("" if self.most == math.inf else f", {most} at most")
         if self.most == math.inf:
-            return numbers_ if self.least == -math.inf else f"{numbers_} from {least} on"
+            return "a finite number" if self.least == -math.inf else f"{numbers_} from {least} on"
         return f"{numbers_} from {least} to {most}"
 
 

@@ -128,7 +128,7 @@ def test_what_is_out_of_range_is_refused_in_one_line_from_python_too(options):
         (DoubledSide, [16, 256], "a power of two from 16 to 4,096"),
         (Share, [0, 0.5, 1], "a number from 0 to 1"),
         (Positive, [1e-300, 3], "a number above 0"),
-        (Number, [-2, 0.7], "a number"),
+        (Number, [-2, 0.7], "a finite number"),
         (Annotated[float, Range(0, 100, above=True)], [100], "a number above 0, 100 at most"),
     ],
 )
