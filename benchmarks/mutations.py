@@ -51,8 +51,8 @@ autolink/train.py: training -k first_step
 - settings = dict(betas=(0.9, 0.999), weight_decay=1e-3)
 + settings = dict(betas=(0.9, 0.999))
 autolink/model.py: training -k first_step
-- ((images if looks is None else looks) * mask)
-+ (images * mask)
+- at_side(images if looks is None else looks, mask.shape[-1])
++ at_side(images, mask.shape[-1])
 apps/gan/train.py: gan_train -k first_step
 - MAPPING_RATE = 0.01
 + MAPPING_RATE = 1.0
@@ -339,16 +339,14 @@ def outcomes(chosen: list[Mutation]) -> Iterator[tuple[str, ...]]:
         for mutation in chosen:
             file = copy / mutation.file
             text = file.read_text()
-            if text.count(mutation.right) != 1:
-                raise SystemExit(f"{mutation.file} has {text.count(mutation.right)} × {mutation.right!r}, not one")
-            file.write_text(text.replace(mutation.right, mutation.wrong))
-            seen = failed(copy, mutation.tests)
-            file.write_text(text)
-            yield (
-                f"`{mutation.file}`",
-                f"`{mutation.right}` → `{mutation.wrong}`",
-                f"`{seen}`" if seen else "**unseen**",
-            )
+            if text.count(mutation.right) == 1:
+                file.write_text(text.replace(mutation.right, mutation.wrong))
+                seen = failed(copy, mutation.tests)
+                file.write_text(text)
+                outcome = f"`{seen}`" if seen else "**unseen**"
+            else:
+                outcome = f"**stands there {text.count(mutation.right)} times**"
+            yield f"`{mutation.file}`", f"`{mutation.right}` → `{mutation.wrong}`", outcome
 
 
 def main() -> None:
