@@ -47,7 +47,7 @@ def answer(name: str) -> list[float]:
         images = pictures(transfer.config.image_size)
         poses = transfer.autolink.detect(images).xy
         with torch.no_grad():
-            made = transfer.transfer(images, poses, poses.flip(0)).mean((2, 3)).flatten()
+            made = transfer.transfer(images, poses, poses.flip(0), keep_still=False).mean((2, 3)).flatten()
     return [round(value, 4) for value in made.tolist()]
 
 
