@@ -305,7 +305,7 @@ def test_pictures_are_judged_at_their_own_size_with_and_without_the_parts(
 WRONG = {
     "size below the network's": (["--size", "16"], "--size 16: "),
     "no data": (["--data", "nowhere"], "nowhere"),
-    "images without clips": (["--data", "alone"], "two frames"),
+    "pictures that lie together": (["--data", "alone"], "a folder of frames for each clip (numbered pictures"),
     "no model": (["--model", "nothing"], "nothing"),
     "model of another task": (["--model", "autolink.safetensors"], "pose-transfer"),
     "other AutoLink": (["--compare", "other.safetensors"], "other.safetensors"),
@@ -320,9 +320,9 @@ def test_wrong_input_is_one_line(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    for name in "abcdefghijk":
+    for number in range(11):
         (tmp_path / "alone").mkdir(exist_ok=True)
-        Image.new("RGB", (32, 32)).save(tmp_path / "alone" / f"{name}.png")
+        Image.new("RGB", (32, 32)).save(tmp_path / "alone" / f"walk_{number:03d}.png")
     if what == "model of another task":
         write_autolink(tmp_path / "autolink.safetensors")
     if what == "other AutoLink":

@@ -78,7 +78,7 @@ class Options(Checked):
     model: str
     """A shipped name, a file, a folder or a hub id."""
     data: str
-    """Clips: a folder of videos, of frame folders or of images whose names group into clips, or a name."""
+    """Clips: a folder of videos, or with a folder of frames for each clip, or a name."""
     driver_data: str | None = None
     """Clips whose motion the others take; default the same, each driven by the one half of them further on."""
     compare: tuple[str, ...] = ()
@@ -225,8 +225,9 @@ class Clips:
         found = [(name, frames) for name, frames in found if len(frames) > judge.options.every]
         if not found:
             raise UserError(
-                f"{parts[0].name}: no clip of two frames or more in the part to judge on; expected videos, folders of "
-                "frames, or names like walk_001.png (--part all takes what training would, too)"
+                f"{parts[0].name}: no clip of two frames or more in the part to judge on; expected videos, or a folder "
+                "of frames for each clip (numbered pictures that lie together may show strangers); "
+                "--part all takes what training would, too"
             )
         self.members = [found[place] for place in evenly(len(found), judge.options.max_clips)]
         self.landmark_count = parts[0].landmark_count
