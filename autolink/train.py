@@ -419,8 +419,8 @@ def _begin(model: AutoLink, begun: AutoLink, source: str) -> None:
     asked, found = model.config, begun.config
     if replace(found, image_size=asked.image_size, thickness=asked.thickness) != asked:
         raise UserError(
-            f"--start-from {source}: it has {found.keypoints} keypoints and width {found.width:g}, drawn as "
-            f"{found.drawing}; train with the same options"
+            f"--start-from {source}: it has {found.keypoints} keypoints, width {found.width:g} and the detector "
+            f"{found.detector}, drawn as {found.drawing}; train with the same options"
         )
     model.load_state_dict(begun.state_dict())
 

@@ -166,7 +166,6 @@ def test_mistakes_get_one_line(monkeypatch, capsys, tiny_file, clip, tmp_path):
     assert "no model" in mistake(
         monkeypatch, capsys, "evaluate", "--model", tmp_path / "x.safetensors", "--data", "faces"
     )
-    assert "no landmarks" in mistake(monkeypatch, capsys, "evaluate", "--model", tiny_file, "--data", clip.parent)
     train = ("train", "--output", tmp_path / "run", "--perceptual", "pyramid")
     assert str(text) in mistake(monkeypatch, capsys, *train, "--data", text)
     assert "nothing" in mistake(monkeypatch, capsys, *train, "--data", tmp_path / "nothing")

@@ -114,6 +114,15 @@ def test_a_benchmark_is_judged_by_its_protocol(monkeypatch, capsys, tiny_file, t
     assert isinstance(report[report["published"]], float)
 
 
+def test_data_without_landmarks_say_how_steady_keypoints_are(monkeypatch, capsys, tiny_file, tmp_path):
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / f"picture{i}.png")
+    report = run(monkeypatch, capsys, "--model", tiny_file, "--data", tmp_path)
+    assert report["warped_images"] == 2 and 0 < report["repeatability_percent"] < 50  # a tenth is held out
+    assert report["connected_percent"] == 100 and "protocol" not in report  # all weights begin alike
+
+
 def test_runs_give_each_and_mean_and_sample_deviation(monkeypatch, capsys, seeds, landmark_folder):
     report = run(monkeypatch, capsys, "--runs", *seeds, "--data", landmark_folder)
     single = [run(monkeypatch, capsys, "--model", seed, "--data", landmark_folder) for seed in seeds]

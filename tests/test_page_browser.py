@@ -49,7 +49,7 @@ class Command:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(20) == 130
+        assert self.process.wait(20) in (0, 130)  # uvicorn may end before it hands the signal on
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +358,9 @@ def test_it_nods_once_when_it_is_opened(browser, served):
     page.page.wait_for_timeout(1800)
     page.settle()
     assert page.painted() > 2  # while it moved
+    until = time.monotonic() + PATIENCE / 1000
+    while not np.allclose(page.points(), home, atol=0.05) and time.monotonic() < until:
+        page.settle()
     assert np.allclose(page.points(), home, atol=0.05)
     made.close()
 

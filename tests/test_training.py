@@ -393,7 +393,7 @@ def test_a_pretrained_detector_begins_with_what_it_knows(images, tmp_path):
     trunk = EfficientNetLite0()
     trunk.load_imagenet()
     assert torch.allclose(load(made).detector.trunk.stem[0].weight, trunk.stem[0].weight, atol=1e-5)
-    again = train(options(images, tmp_path / "next", start_from=str(made), steps=1))
+    again = train(options(images, tmp_path / "next", start_from=str(made), steps=1, detector=None))
     assert load(again).config.detector == "efficientnet-lite0"
 
 
