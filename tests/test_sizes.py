@@ -129,6 +129,15 @@ def test_one_line_says_what_was_decided(device, caplog):
     assert said == ([" ".join(sorted(line.split(" --")))] if device == "processor" else [])
 
 
+def test_nothing_is_decided_or_looked_for_that_a_given_autolink_makes_needless(device, monkeypatch):
+    def never():
+        raise AssertionError("features were looked for")
+
+    monkeypatch.setitem(gan.ON_PROCESSOR, "perceptual", never)
+    options = gan.with_defaults(gan.Options("photos", autolink="faces"))
+    assert options.perceptual is None and options.autolink_steps is None and options.width is not None
+
+
 def test_an_application_says_what_it_trains_first(device, monkeypatch, caplog, tmp_path):
     trained = []
     monkeypatch.setattr(learner, "train", lambda options: trained.append(options))

@@ -90,6 +90,8 @@ HELD_OUT = 64
 """Held-out poses on which pose consistency is measured while training."""
 SHOWN = 6
 """Held-out poses, and appearances, in a picture."""
+LEARNER = ("autolink_steps", "perceptual")
+"""Options for an AutoLink that must be trained first."""
 
 
 @dataclass
@@ -298,7 +300,10 @@ def train(options: Options) -> Path:
 
 def with_defaults(options: Options) -> Options:
     """The options with all that was left open decided, for the device; and say so."""
-    asked, options = options, decided(options, ON_PROCESSOR if on_processor() else ON_GPU)
+    defaults = ON_PROCESSOR if on_processor() else ON_GPU
+    if options.autolink is not None:  # none will be trained
+        defaults = {name: value for name, value in defaults.items() if name not in LEARNER}
+    asked, options = options, decided(options, defaults)
     if on_processor() and not options.resume:
         say_what_was_decided(asked, options, FOR_PROCESSOR)
     return options
