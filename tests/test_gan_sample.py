@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
@@ -124,6 +125,28 @@ def test_table_of_a_wide_image_is_read_in_the_frame_of_its_square(gan: Condition
         writer.writerow(["photo.png", 0, 0.0, *(value for x, y in points for value in (x, y, 1))])
     (found,) = poses_of(gan, photo.parent / "table.csv")  # the image is found beside the table
     assert torch.equal(found.keypoints, torch.tensor([[-1.0, -1], [1, 1], [0, 0], [-1, 1]]))
+
+
+def test_damaged_tables_are_refused_in_one_line(gan: ConditionalGAN, photo: Path, tmp_path: Path) -> None:
+    autolink = gan.autolink.save_pretrained(tmp_path / "autolink.safetensors")
+    detect(DetectOptions((photo,), str(autolink), tmp_path, overlays=False, device="cpu"))
+    table, arrays = (tmp_path / "keypoints.csv").read_text(), dict(np.load(tmp_path / "keypoints.npz"))
+    whole = (tmp_path / "keypoints.npz").read_bytes()
+    damaged = [("cut.csv", table[: -len(table.splitlines()[-1]) // 2].encode())]
+    damaged += [
+        (f"byte{k}.npz", whole[:k] + bytes([whole[k] ^ 0x55]) + whole[k + 1 :]) for k in range(0, len(whole), 97)
+    ]
+    for name, content in damaged:
+        (tmp_path / name).write_bytes(content)
+    changed = {"source": arrays["source"] + 7, "keypoints": arrays["keypoints"][..., 0], "frame": arrays["frame"][:0]}
+    for name, value in changed.items():
+        np.savez(tmp_path / f"{name}.npz", **{**arrays, name: value})
+    for name in ("cut.csv", *(f"{name}.npz" for name in changed)):
+        with pytest.raises(UserError, match=f"--pose .*{name}: expected keypoints"):
+            poses_of(gan, tmp_path / name)
+    for name, _ in damaged:
+        with suppress(UserError):  # a byte that nothing depends on may be another
+            poses_of(gan, tmp_path / name)
 
 
 def test_video_gives_frames_spread_over_it_or_all(gan: ConditionalGAN, clip: Path) -> None:

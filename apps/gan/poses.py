@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,6 +280,10 @@ def _frames(path: Path, count: int | None, output: Path | None = None) -> Iterat
 
 # Tables
 
+_DAMAGED = (OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, SyntaxError, MemoryError)
+_DAMAGED += (csv.Error, zipfile.BadZipFile, zlib.error, struct.error)
+"""What the readers of a csv and of the archive that an npz is raise when bytes of it are missing or others."""
+
 
 def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]:
     """Poses that a table of `autolink detect` holds in pixels of its images, which must still be there.
@@ -287,15 +293,17 @@ def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]
     """
     try:
         rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_npz(path)
-    except (KeyError, ValueError, OSError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(f"--pose {path}: expected keypoints.csv or keypoints.npz of autolink detect") from error
     if not rows:
         raise UserError(f"--pose {path}: there is no pose in it")
     seen: dict[str, tuple[int, int, bool]] = {}
     for index in spread(len(rows), count):
         source, number, pixels = rows[index]
-        if len(pixels) != keypoints or not np.isfinite(pixels).all():
+        if len(pixels) != keypoints:
             raise UserError(f"--pose {path}: row {index} has {len(pixels)} keypoints, the model {keypoints}")
+        if not np.isfinite(pixels).all():
+            raise UserError(f"--pose {path}: row {index} has keypoints that are no numbers; repeat autolink detect")
         if source not in seen:
             seen[source] = _look_at(path, source)
         width, height, moves = seen[source]
@@ -309,7 +317,7 @@ def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]
 def _read_csv(path: Path) -> list[tuple[str, int, np.ndarray]]:
     """Source, number of the frame, and keypoints (K, 2) in pixels, of each row."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.DictReader(file)
+        table = csv.DictReader(file, restval="")  # a row that ends early has no numbers
         columns = set(table.fieldnames or ())
         count = next(k for k in range(len(columns) + 1) if f"x{k}" not in columns)
         if not {"source", "frame", "x0"} <= columns:
@@ -323,8 +331,13 @@ def _read_csv(path: Path) -> list[tuple[str, int, np.ndarray]]:
 def _read_npz(path: Path) -> list[tuple[str, int, np.ndarray]]:
     """As `_read_csv`."""
     with np.load(path, allow_pickle=False) as arrays:
-        sources = arrays["sources"][arrays["source"]]
-        return list(zip(sources.tolist(), arrays["frame"].tolist(), arrays["keypoints"].astype(np.float64)))
+        frames, keypoints = arrays["frame"], arrays["keypoints"].astype(np.float64)
+        sources = arrays["sources"].astype(str)[arrays["source"]]
+        if frames.dtype.kind not in "iu" or keypoints.ndim != 3 or keypoints.shape[2] != 2:
+            raise ValueError("no arrays of autolink detect")
+        if not len(sources) == len(frames) == len(keypoints) or (arrays["source"] < 0).any():
+            raise ValueError("its arrays do not belong together")
+        return list(zip(sources.tolist(), frames.tolist(), keypoints))
 
 
 def _look_at(table: Path, source: str) -> tuple[int, int, bool]:
