@@ -130,6 +130,16 @@ def test_the_object_is_where_it_was_and_where_it_goes() -> None:
     assert both.flow[0, 0, 8, 0] == 0
 
 
+def test_a_raised_arm_belongs_to_the_object() -> None:
+    trunk = torch.stack([torch.full((23,), 1 / 32), torch.linspace(-0.6, 0.6, 23)], dim=1)
+    hand = torch.tensor([[15 / 32, 1 / 32]])  # 4.2 standard deviations to the side; the middle of a pixel
+    pose = torch.cat([trunk, hand])[None]
+    grey = torch.zeros(1, 3, 32, 32)
+    drawn = Sketch(grey, torch.full((1, 1, 32, 32), 0.3), torch.full((1, 2, 16, 16), 0.2))
+    still = settle(drawn, grey, pose, pose).still[0, 0]
+    assert still[16, 23] < 0.96 and still[16, :6].min() == 1
+
+
 def test_what_rests_begins_without_a_step() -> None:
     fine = Sketch(torch.rand(1, 3, 128, 128), torch.full((1, 1, 128, 128), 0.5), torch.full((1, 2, 64, 64), 0.002))
     kept = settle(fine, torch.zeros(1, 3, 128, 128), CORNERS * 2, CORNERS * 2)

@@ -25,6 +25,8 @@ AROUND = (1.4, 2.1)
 smooth step begins at the first and has ended at the second."""
 FAR = (2.1, 2.8)
 """Likewise, where not even hair and clothes belong to it."""
+REACH = 2.7
+"""No keypoint is farther than this: where one is, a raised arm, the standard deviations are taken larger."""
 LEAST_SPREAD = 0.03
 """Added to the spread of keypoints, so that an object whose keypoints lie on a line has a width."""
 MOTION = (1 / 256, 1 / 64)
@@ -95,12 +97,18 @@ def settle(sketch: Sketch, images: Tensor, source: Tensor, driving: Tensor) -> S
 def _distance(keypoints: Tensor, size: int) -> Tensor:
     """How far pixels are from poses (B, K, 2), in standard deviations of a pose in that direction: (B, 1, F, F)."""
     middle = keypoints.mean(1, keepdim=True)
-    variance = (keypoints - middle).square().mean(1) + LEAST_SPREAD**2
-    xy = (keypoints - middle).prod(2).mean(1)[:, None, None]
-    xx, yy = variance[..., None, None].unbind(1)
-    x, y = (pixel_grid(size, size, device=keypoints.device) - middle.unsqueeze(1)).unbind(-1)  # each (B, F, F)
-    squared = (yy * x.square() - 2 * xy * x * y + xx * y.square()) / (xx * yy - xy.square())
-    return squared.sqrt().unsqueeze(1)
+    offsets = keypoints - middle
+    variance = offsets.square().mean(1) + LEAST_SPREAD**2
+    xy = offsets.prod(2).mean(1)[:, None]
+    xx, yy = variance[..., None].unbind(1)  # each (B, 1)
+
+    def deviations(offsets: Tensor) -> Tensor:
+        x, y = offsets.unbind(-1)  # each (B, N)
+        return ((yy * x.square() - 2 * xy * x * y + xx * y.square()) / (xx * yy - xy.square())).sqrt()
+
+    farthest = deviations(offsets).amax(1, keepdim=True)
+    pixels = pixel_grid(size, size, device=keypoints.device).flatten(0, 1) - middle
+    return (deviations(pixels) / (farthest / REACH).clamp(min=1)).view(-1, 1, size, size)
 
 
 def _step(values: Tensor, begin: float, end: float) -> Tensor:
