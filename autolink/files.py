@@ -322,7 +322,8 @@ def _name(head: bytes, size: int) -> str | None:
 
 def _several_frames(file: BinaryIO) -> bool:
     file.seek(0)
-    with suppress(OSError, ValueError, SyntaxError), Image.open(file, formats=("GIF",)) as image:
+    damage = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+    with suppress(*damage), Image.open(file, formats=("GIF",)) as image:
         return image.is_animated
     return True  # damaged: read as what it is meant to be
 

@@ -90,7 +90,8 @@ def open_container(path: Path, format: str | None = None) -> InputContainer:
     """
     # "file:", else a colon in the name would make it a protocol.
     itself = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-    return av.open(f"file:{path}", format=format, container_options=itself)
+    # Of what a file says of itself nothing but times and turns is used, and that may be in any encoding.
+    return av.open(f"file:{path}", format=format, container_options=itself, metadata_errors="replace")
 
 
 def video_stream(container: InputContainer) -> Stream | None:

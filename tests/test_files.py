@@ -251,3 +251,12 @@ def test_one_damaged_picture_of_a_folder_of_frames_is_left_out(
                 *((50 * i, i / frames.frame_rate) for i in (1, 3, 4))
             ]
     assert [sum(name in message for message in caplog.messages) for name in ("0.png", "2.png")] == [1, 1]
+
+
+def test_a_gif_that_claims_to_be_huge_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.gif")
+    content = path.read_bytes()
+    path.write_bytes(content[:6] + b"\xff\xff\xff\xff" + content[10:])  # its width and height
+    with pytest.raises(UserError) as error, open_frames(path) as frames:
+        list(frames)
+    one_line(error, "a.gif")

@@ -337,3 +337,12 @@ def test_a_folder_keeps_what_is_in_it_and_takes_no_second_set(tmp_path):
         with pytest.raises(UserError, match="pictures in this folder already"):
             open_output(tmp_path, 8, 8, 25, resume=resume)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "photo.jpg"]
+
+
+def test_what_a_file_says_of_itself_may_be_in_any_encoding(tmp_path: Path) -> None:
+    make_clip(tmp_path / "a.mp4", [numbered(0), numbered(1)], edit=lambda stream: None)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert b"isomiso2" in content
+    (tmp_path / "a.mp4").write_bytes(content.replace(b"isomiso2", b"isom\xd1so2"))  # brands are told as texts
+    with VideoReader(tmp_path / "a.mp4") as frames:
+        assert len(list(frames)) == 2
