@@ -374,7 +374,7 @@ def full(folder: Path, made: dict[str, Path], options: Options) -> Iterator[list
                 kept = results(disk)
                 faults["earlier output damaged"] += any(kept.get(name) != word for name, word in before.items())
                 left = {file.stem for file in disk.rglob("*") if file.name.endswith(PARTS)}
-                faults["unfinished file left"] += any(Path(name).suffix not in VIDEOS for name in left)
+                faults["unfinished file left"] += any(Path(name).suffix not in {*VIDEOS, ".csv"} for name in left)
                 subprocess.run(["mount", "-o", f"remount,size={need * 4}k", disk], check=True)
                 if outcome.status:
                     outcome = run(again(program, disk), disk)
