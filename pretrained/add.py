@@ -53,6 +53,8 @@ def add(options: Options) -> dict[str, Any]:
         UserError: If the file is not a model, or is too large to ship.
     """
     header = read_header(options.file)
+    made = header["metadata"]
+    made["options"] = {name: _without_place(value) for name, value in made["options"].items()}
     path = pretrained_folder() / f"{options.name}.safetensors"
     tensors = read_tensors(options.file)
     if options.poses is not None:
@@ -62,7 +64,6 @@ def add(options: Options) -> dict[str, Any]:
         if part.stat().st_size > LIMIT:
             smaller = "train with a smaller --width"
             raise UserError(f"{options.file} takes more than {LIMIT // 10**6} MB as float16; {smaller}")
-    made = header["metadata"]
     entry = {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -96,6 +97,11 @@ def bank(file: Path, data: str) -> dict[str, Tensor]:
     model.load_state_dict({k.removeprefix(inside): v for k, v in tensors.items() if k.startswith(inside)})
     samples = spread(open_data(data, config["image_size"], "train"), BANK)
     return {f"{inside}poses": poses_of(model.eval(), samples)}
+
+
+def _without_place(value: Any) -> Any:
+    """An option as it is told to others: of an absolute path the name, which says what it was and not where."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +99,9 @@ def test_adding_a_model_records_it_and_refuses_a_large_one(tiny, tmp_path, monke
 
 if __name__ == "__main__":
     ANSWERS.write_text(json.dumps({name: answer(name) for name in manifest()}, indent=2) + "\n")
+
+
+@pytest.mark.parametrize("name", manifest())
+def test_no_record_names_a_place_on_the_machine_that_trained(name):
+    told = json.dumps([manifest()[name], weights.read_header(resolve(name))["metadata"]])
+    assert not re.search(r'"(/|[A-Z]:)', told)
