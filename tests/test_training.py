@@ -315,7 +315,7 @@ def test_a_run_can_begin_with_another_model(images, tmp_path):
         torch.testing.assert_close(dict(model.named_parameters())[name], parameter, msg=name)
     heavy = load(train(options(images, tmp_path / "heavy", edge_weight=0.5, **how)))
     assert heavy.edge_weights.mean().item() == pytest.approx(0.5, rel=0.2)
-    with pytest.raises(UserError, match=r"it has 5 keypoints and width .*; train with the same options"):
+    with pytest.raises(UserError, match=r"it has 5 keypoints, width .* detector paper, .*; train with"):
         train(options(images, tmp_path / "other", **{**how, "keypoints": 4}))
 
 
