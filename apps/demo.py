@@ -56,8 +56,8 @@ def demo(output: Path) -> None:
     clip = turning(image, FRAMES)
     write_video(driver, clip.permute(0, 2, 3, 1).numpy(), Fraction(25))
 
-    run("autolink", "detect", "--numbered", "--output", detected, portrait, driver)
-    run("autolink-sample", "--output", sampled)
+    run("autolink", "detect", "--model", "portraits", "--numbered", "--output", detected, portrait, driver)
+    run("autolink-sample", "--model", "portraits-gan", "--output", sampled)
     face = sorted(sampled.glob("pose-*_01.png"))[3]  # one that looks at the viewer
     run("autolink-transfer", "--src", face, "--driver", driver, "--output", moved)
 
