@@ -38,8 +38,9 @@ KNOT = 0.01
 """Squared size of a pose, half the image's side being 1, below which its shape is not compared."""
 SMALLEST_SIDE = 32
 """Smaller images are enlarged to this side for the networks that would reduce them to nothing."""
-VISIBLE_SHARE = 0.3
-"""Share of the heaviest edge's weight from which an edge is well seen in a picture."""
+LINKED_SHARE = 0.3
+"""Share of the heaviest edge's weight that links of the tree are held above: more than the fifth from which
+`graph.connectedness` counts an edge as seen, so that they stay seen."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -159,7 +160,7 @@ def disagreement(keypoints: Tensor, clips: Sequence[str]) -> Tensor:
     return (shapes - shapes.mean(0)).square().sum((1, 2)).mean()
 
 
-def faintness(weights: Tensor, count: int, share: float = VISIBLE_SHARE) -> Tensor:
+def faintness(weights: Tensor, count: int, share: float = LINKED_SHARE) -> Tensor:
     """How far the tree of the heaviest edges, which links all keypoints, is from being seen: 0 when all of it is.
 
     Reconstruction alone asks for pairs: an edge says where its two ends are, and faint edges cost a decoder nothing
