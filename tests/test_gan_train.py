@@ -30,7 +30,7 @@ from autolink.weights import read_tensors
 from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, ada, game, guard, hub
 from autolink_apps.gan import train as training
 from autolink_apps.gan.augment import augment
-from autolink_apps.gan.game import Batch, Game, pose_distance
+from autolink_apps.gan.game import Batch, Game, TrainingPoses, pose_distance
 from autolink_apps.gan.guard import FiniteGuard
 
 
@@ -119,6 +119,20 @@ def test_the_first_step_follows_the_gradients_of_the_formulas(
         return 1e-5 if name.startswith("mapping.") else 1e-3
 
     assert_first_step(tmp_path, "generator", "generator", gan.generator, loss, (0.0, 0.99), rate, last="mapping.")
+
+
+def test_poses_of_training_images_are_found_once(images: Path, autolink_file: Path) -> None:
+    autolink = AutoLink.from_pretrained(autolink_file)
+    data = open_data(str(images), 32)
+    batch = torch.stack([data[index].image for index in range(4)])
+    expected = autolink.detect(batch.float() / 255).xy
+    poses = TrainingPoses(Accelerator(), autolink)
+    assert torch.equal(poses(batch), expected)
+    mixed = torch.stack([batch[0], data[4].image])  # one of them is new
+    torch.testing.assert_close(poses(mixed), autolink.detect(mixed.float() / 255).xy)
+    autolink.detect = None
+    order = [2, 0, 3, 3]
+    torch.testing.assert_close(poses(batch[order]), expected[order])
 
 
 def test_penalty_and_pose_have_their_steps_and_all_of_their_weight(

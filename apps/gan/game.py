@@ -8,6 +8,7 @@ Shapes: B batch, S image side.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from autolink.adversarial import discriminator_loss, generator_loss, r1_penalty
 from autolink.model import AutoLink
 
+MOST_REMEMBERED = 200_000
+"""Images whose poses are remembered: tens of megabytes. Where more are trained on, there are GPUs, and finding a pose
+is a small part of a step."""
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Images (B, C, S, S) and draws to changed images."""
 
@@ -140,6 +144,34 @@ class Game:
     def _synchronising(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients in the backward pass of the last part only."""
         return nullcontext() if last else self.accelerator.no_sync(network)
+
+
+class TrainingPoses:
+    """Keypoints of training images, found when an image is first seen and remembered from then on.
+
+    Detection takes a sixth of a step on a processor, and training images do not change.
+
+    Args:
+        accelerator: Its autocast is used.
+        autolink: Frozen.
+    """
+
+    def __init__(self, accelerator: Accelerator, autolink: AutoLink) -> None:
+        self.accelerator, self.autolink = accelerator, autolink
+        self.known: dict[bytes, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Poses (B, K, 2) in [−1, 1] of uint8 images (B, 3, S, S), on the AutoLink's device."""
+        names = [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in images.contiguous()]
+        device = self.autolink.edge_weights.device
+        if not self.known.keys() >= set(names):
+            # All of them, since networks may round differently in batches of other sizes.
+            with self.accelerator.autocast():
+                found = self.autolink.detect(images.to(device).float() / 255).xy
+            if len(self.known) < MOST_REMEMBERED:
+                self.known.update(zip(names, found.cpu(), strict=True))
+            return found
+        return torch.stack([self.known[name] for name in names]).to(device)
 
 
 def pose_distance(autolink: AutoLink, images: Tensor, poses: Tensor) -> Tensor:

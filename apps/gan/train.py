@@ -50,7 +50,7 @@ from autolink_apps.gan.ada import AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.beginning import begin_with, find_start
 from autolink_apps.gan.curve import draw_curve
-from autolink_apps.gan.game import Batch, Game
+from autolink_apps.gan.game import Batch, Game, TrainingPoses
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
 from autolink_apps.gan.guard import FiniteGuard
 from autolink_apps.gan.metrics import (
@@ -212,6 +212,7 @@ def train(options: Options) -> Path:
     adaptive = AdaptiveAugmentation(accelerator, options.batch_size) if options.augment == "ada" else None
     policy = {"ada": adaptive, "diff": augment, "none": None}[options.augment]
     conditional = options.discriminator == "conditional"
+    training_poses = TrainingPoses(accelerator, gan.autolink)
     game = Game(accelerator, generator, discriminator, policy, conditional, gan.autolink)
     modules = {"generator": generator, "discriminator": discriminator, "ema": ema}
     optimizers = {"generator": generator_adam, "discriminator": discriminator_adam}
@@ -231,9 +232,8 @@ def train(options: Options) -> Path:
 
     while step < options.steps and not stop.came:
         draws = seeded_generator(options.seed, step, rank, "gan")
-        real = to_network(next(batches).image, device)
-        with accelerator.autocast():
-            poses = gan.autolink.detect((real + 1) / 2).xy
+        images = next(batches).image
+        real, poses = to_network(images, device), training_poses(images)
         z = torch.randn(len(real), NOISE_SIZE, generator=draws).to(device)
         parts = Batch(real, gan.condition(poses), z, poses).split(options.accumulate)
 
