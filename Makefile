@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Errors alone: warnings and notices of the installer are about its own ways.
+SILENT := --disable-pip-version-check -qq
 
 .PHONY: install demo test bench lint clean
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install $(SILENT) --upgrade pip
+	$(BIN)/python -m pip install $(SILENT) --editable '.[dev]'
 	touch $@
 
 install: $(VENV)/installed

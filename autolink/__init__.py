@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from autolink.errors import UserError
     from autolink.model import AutoLink, AutoLinkConfig, load
 
-__all__ = ["AutoLink", "AutoLinkConfig", "Keypoints", "UserError", "draw_edges", "load"]
+__version__ = "0.1.0"
+__all__ = ["AutoLink", "AutoLinkConfig", "Keypoints", "UserError", "__version__", "draw_edges", "load"]
 
 _ROOMS = {
     "AutoLink": "model",

@@ -29,7 +29,7 @@ def main() -> None:
     """Entry point of `autolink`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: autolink COMMAND [--help] ...\n\ncommands:")
+        print("usage: autolink COMMAND [--help] ...\n       autolink --version\n\ncommands:")
         for known, (_, purpose) in COMMANDS.items():
             print(f"  {known:10}{purpose}")
         return

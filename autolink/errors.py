@@ -15,6 +15,8 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
+from autolink import __version__
+
 logger = logging.getLogger(__name__)
 
 _left_out: list[str] = []
@@ -70,13 +72,17 @@ class Stopped(KeyboardInterrupt):
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Make `main` a console entry point: a `UserError` becomes one line on stderr and exit status 2.
 
-    So do inputs that were left out on the way (`leave_out`), when all else is done.
+    So do inputs that were left out on the way (`leave_out`), when all else is done. `--version` alone says which
+    autolink this is, and nothing more is done.
     """
 
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
         _prepare_terminal()
         _left_out.clear()
+        if sys.argv[1:] == ["--version"]:
+            print(f"autolink {__version__}")
+            return
         try:
             main(*args, **kwargs)
             if _left_out:

@@ -120,7 +120,7 @@ def write_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
-        raise UserError(f"export needs {error.name}; run: pip install 'autolink[export]'") from error
+        raise UserError(f"export needs {error.name}; run: pip install 'autolink-graph[export]'") from error
     with replacing(path) as part:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns of its own internals

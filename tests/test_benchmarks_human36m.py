@@ -154,7 +154,7 @@ def test_a_missing_library_is_one_line(laboratory, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError) as error:
         open_data("human36m-nobg", 24, "test", laboratory.parent)
-    one_line(error, library, "pip install autolink[human36m]")
+    one_line(error, library, "pip install autolink-graph[human36m]")
 
 
 def test_damaged_and_missing_files_are_named(laboratory, tmp_path, caplog):

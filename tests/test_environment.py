@@ -65,6 +65,13 @@ def test_help_of_every_command(module: str, encoding: str, columns: str, monkeyp
     assert "--help" in printed and len(printed) < 1e5
 
 
+def test_every_command_says_which_version_it_is(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--version"])
+    for module in COMMANDS:
+        importlib.import_module(module).main()
+        assert capsys.readouterr() == (f"autolink {autolink.__version__}\n", ""), module
+
+
 def test_characters_that_an_encoding_lacks_are_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
     for encoding, expected in (("ascii", b"sigma^2 128x128 -1 -> A"), ("latin-1", b"sigma\xb2 128\xd7128 -1 -> \xc4")):
         terminal = Terminal(monkeypatch, encoding)

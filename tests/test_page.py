@@ -17,7 +17,7 @@ from PIL import Image
 
 from autolink import AutoLink, UserError
 
-pytest.importorskip("starlette", reason="needs autolink[serve]")
+pytest.importorskip("starlette", reason="needs autolink-graph[serve]")
 import websockets
 from page_server import Served, make_runs
 from websockets.sync.client import ClientConnection, connect

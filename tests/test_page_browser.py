@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-pytest.importorskip("starlette", reason="needs autolink[serve]")
+pytest.importorskip("starlette", reason="needs autolink-graph[serve]")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("needs a browser: install chromium", allow_module_level=True)

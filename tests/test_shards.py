@@ -287,4 +287,4 @@ def test_shards_without_images_end_with_a_word(tmp_path):
 def test_without_webdataset_the_extra_is_named(tmp_path, monkeypatch):
     pattern = write_shards(tmp_path / "s", [1, 1])
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    refused(r"pip install 'autolink\[shards\]'", pattern)
+    refused(r"pip install 'autolink-graph\[shards\]'", pattern)

@@ -107,7 +107,7 @@ def _inception_weights() -> Path:
         import torch_fidelity  # noqa: F401
         import torchmetrics  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'autolink[metrics]'") from error
+        raise UserError(f"{error.name} is not installed; pip install 'autolink-graph[metrics]'") from error
     name = INCEPTION_URL.rsplit("/", 1)[1]
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [Path(os.environ["AUTOLINK_WEIGHTS"])] if os.environ.get("AUTOLINK_WEIGHTS") else []

@@ -66,7 +66,7 @@ def serve(options: Options) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("uvicorn", "starlette", "websockets"):
             raise
-        raise UserError(f"the page needs {error.name}: pip install 'autolink[serve]'") from error
+        raise UserError(f"the page needs {error.name}: pip install 'autolink-graph[serve]'") from error
     local = options.host in ("127.0.0.1", "localhost", "::1")
     if not local and not options.allow_host:
         raise UserError(

@@ -317,6 +317,6 @@ def _webdataset() -> ModuleType:
         import webdataset
     except ImportError as error:
         raise UserError(
-            "shards are read by webdataset, which is missing here: pip install 'autolink[shards]'"
+            "shards are read by webdataset, which is missing here: pip install 'autolink-graph[shards]'"
         ) from error
     return webdataset

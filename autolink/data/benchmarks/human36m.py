@@ -179,7 +179,7 @@ def _library(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise UserError(
-            f"Human3.6M needs {name} to be read; install it with `pip install autolink[human36m]`"
+            f"Human3.6M needs {name} to be read; install it with `pip install autolink-graph[human36m]`"
         ) from error
 
 
