@@ -22,6 +22,7 @@ from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import command
 from autolink.losses import BuiltinFeatures, FeaturesConfig, PerceptualLoss
+from autolink.progress import as_asked
 from autolink.ranges import Count, NotNegative, Side, Width, Workers
 from autolink.runs import Stop
 from autolink.scenes import damaged, scenes
@@ -69,6 +70,7 @@ class Options(RunOptions):
     workers: tyro.conf.Suppress[Workers | None] = None
 
 
+@as_asked
 def distil(options: Options) -> Path:
     """Train, and return the file of the features (`model.safetensors` in the run folder).
 

@@ -8,10 +8,13 @@ import functools
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 import unicodedata
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from tqdm import tqdm
 
@@ -72,8 +75,8 @@ class Stopped(KeyboardInterrupt):
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Make `main` a console entry point: a `UserError` becomes one line on stderr and exit status 2.
 
-    So do inputs that were left out on the way (`leave_out`), when all else is done. `--version` alone says which
-    autolink this is, and nothing more is done.
+    So do inputs that were left out on the way (`leave_out`), when all else is done. SIGTERM ends it as Ctrl-C does.
+    `--version` alone says which autolink this is, and nothing more is done.
     """
 
     @functools.wraps(main)
@@ -84,7 +87,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             print(f"autolink {__version__}")
             return
         try:
-            main(*args, **kwargs)
+            with _ending_by_sigterm():
+                main(*args, **kwargs)
             if _left_out:
                 number = "one input" if len(_left_out) == 1 else f"{len(_left_out)} inputs"
                 raise UserError(
@@ -110,6 +114,25 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return run
+
+
+@contextmanager
+def _ending_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM ends in order, unless it is handled already."""
+    taken = threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM)
+    if taken:  # SIG_DFL is 0
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise Stopped("", number)
 
 
 def _prepare_terminal() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.data.benchmarks import BENCHMARKS
@@ -24,6 +23,7 @@ from autolink.errors import UserError, command
 from autolink.graph import connectedness, topology
 from autolink.metrics import EYES, PROTOCOLS, Labelled
 from autolink.model import AutoLink, load
+from autolink.progress import Bar, Progress, as_asked
 from autolink.ranges import Checked, Count
 from autolink.repeatability import repeatability
 from autolink.weights import read_header, resolve
@@ -48,8 +48,11 @@ class Options(Checked):
     """Images at a time."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
+    progress: Progress = "auto"
+    """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
 
+@as_asked
 def evaluate(options: Options) -> dict[str, Any]:
     """What `autolink evaluate` prints: the report of one model, or of several runs and what they have in common.
 
@@ -109,7 +112,7 @@ def _evaluate_runs(options: Options) -> dict[str, Any]:
     if len(set(sizes.values())) > 1:
         differ = ", ".join(f"{run} has {size}" for run, size in sizes.items())
         raise UserError(f"--runs expects runs that differ in their seed, not in their number of keypoints: {differ}")
-    bar = tqdm(options.runs, desc="evaluate", unit="run", disable=None)
+    bar = Bar(options.runs, desc="evaluate", unit="run")
     reports = [_evaluate_model(run, options) for run in bar]
     scores = {key: [report[key] for report in reports] for key in reports[0] if key.endswith((*VARIANTS, "_percent"))}
     return {

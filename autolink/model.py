@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import DETECTORS, DetectorName, Keypoints, locate
@@ -24,6 +23,7 @@ from autolink.devices import fitting_workers
 from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
 from autolink.images import upright_rgb
+from autolink.progress import Bar
 from autolink.ranges import KeypointCount, Side, Thickness, Width
 from autolink.weights import PretrainedModel
 
@@ -177,7 +177,7 @@ class AutoLink(PretrainedModel):
         batches = DataLoader(
             data, batch_size, num_workers=fitting_workers(workers, batch_size * 3 * self.config.image_size**2)
         )
-        for sample in tqdm(batches, desc="detect", leave=False, disable=None):
+        for sample in Bar(batches, desc="detect", leave=False):
             keypoints.append(self.detect(sample.image.float() / 255).xy.cpu())
             landmarks.append(sample.landmarks)
         return torch.cat(keypoints), torch.cat(landmarks)

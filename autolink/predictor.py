@@ -18,7 +18,6 @@ from typing import Annotated, NamedTuple
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from autolink.background import ahead
 from autolink.calibrate import Calibration
@@ -29,6 +28,7 @@ from autolink.geometry import from_pixels
 from autolink.inference import Precision, fold, half_precision
 from autolink.model import AutoLink, centre_to_image, load
 from autolink.outputs import refuse_inputs
+from autolink.progress import Bar, Progress, as_asked
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
@@ -63,6 +63,8 @@ class Options(Checked):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
     precision: Precision = "auto"
     """Of the networks: `auto` takes bfloat16 where the device has units for it."""
+    progress: Progress = "auto"
+    """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
 
 class Source(NamedTuple):
@@ -120,6 +122,7 @@ def calibrated(stream: Iterable[Detection], calibration: Calibration) -> Iterato
         yield found._replace(landmarks=calibration.in_image(found.pixels, found.confidence, *found.image.shape[:2]))
 
 
+@as_asked
 def detect(options: Options) -> Tables:
     """Detect keypoints in all inputs and write the files.
 
@@ -146,7 +149,7 @@ def detect(options: Options) -> Tables:
     images = sum(not source.moves for source in sources)
     with (
         Tables(options.output, options.formats, model, calibration) as tables,
-        tqdm(unit="frame", desc="detect", total=images, disable=None) as progress,
+        Bar(unit="frame", desc="detect", total=images) as progress,
     ):
         for source in sources:
             try:
@@ -169,7 +172,7 @@ def _detect_source(
     frames: FrameSource,
     calibration: Calibration | None,
     tables: Tables,
-    progress: tqdm,
+    progress: Bar,
     options: Options,
 ) -> None:
     """Detect in one image or video, into the tables and, if wanted, as a picture or a video."""

@@ -30,6 +30,7 @@ from autolink.errors import Stopped, UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement, faintness, light_features
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, at_side, load
+from autolink.progress import as_asked
 from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Side, Thickness, Width
 from autolink.runs import Stop
 from autolink.training import (
@@ -186,6 +187,7 @@ class Options(RunOptions):
 Chosen = TypeVar("Chosen", bound=Options)
 
 
+@as_asked
 def train(options: Options) -> Path:
     """Train, and return the file of the trained model (`model.safetensors` in the run folder).
 

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from autolink.data.folder import split_folder
 from autolink.data.registry import find_data
@@ -38,6 +37,7 @@ from autolink.data.shards import Shards, is_pattern, shard_files
 from autolink.devices import computes_bfloat16, fitting_workers, pick_device
 from autolink.errors import UserError
 from autolink.outputs import read_json, refuse_inputs, reported, write_json, write_text
+from autolink.progress import Bar, Progress, is_read_by_a_program, tell
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.runs import (
     LOG,
@@ -62,7 +62,7 @@ MAY_CHANGE = {
     "workers": "the data are the same",
     "accumulate": "the gradients are the same",
     "autolink_steps": "the AutoLink itself is compared",
-    **dict.fromkeys(("log_every", "sample_every", "save_every"), "what is seen and saved on the way"),
+    **dict.fromkeys(("log_every", "sample_every", "save_every", "progress"), "what is seen and saved on the way"),
     **dict.fromkeys(("metric_every", "metric_images", "metric_features"), "what is measured on the way"),
     **dict.fromkeys(("resume", "dry_run", "push_to_hub"), "what is done beside training"),
 }
@@ -112,6 +112,8 @@ class RunOptions(Checked):
     """Steps between pictures and held-out measurements; 0: at the end alone."""
     save_every: Whole = 500
     """Steps between checkpoints; 0: one at the end alone."""
+    progress: Progress = "auto"
+    """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
 
 def start(options: RunOptions, device: str = "auto", fixed: Collection[str] = ()) -> Accelerator:
@@ -458,7 +460,7 @@ def to_network(images: Tensor, device: torch.device) -> Tensor:
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-class StepBar(tqdm):
+class StepBar(Bar):
     """A progress bar of training steps that, after the first of them, says how long all of them will take here.
 
     The first step sets things up and is not counted.
@@ -476,7 +478,7 @@ class StepBar(tqdm):
 
     def __init__(self, accelerator: Accelerator, options: RunOptions, step: int, name: str) -> None:
         shown = accelerator.is_main_process
-        super().__init__(desc=name, total=options.steps, initial=step, unit="step", disable=None if shown else True)
+        super().__init__(desc=name, total=options.steps, initial=step, unit="step", hidden=not shown)
         self._name = name  # a bar that is not shown, as in a log file, has no `desc`
         self._accelerator, self._options, self._left = accelerator, options, options.steps - step
         self._timed, self._since = (-1, 0.0) if shown else (None, 0.0)
@@ -662,7 +664,9 @@ class RunLog:
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars of one step; where nobody sees the progress bar, as in a log file, they are printed."""
         if self.accelerator.is_main_process:
-            if not sys.stderr.isatty():
+            if is_read_by_a_program():
+                tell("numbers", step=step, **values)
+            elif not sys.stderr.isatty():
                 print(
                     f"step {step}:", ", ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr, flush=True
                 )

@@ -21,9 +21,9 @@ import tyro
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from autolink.errors import UserError, command
+from autolink.progress import Bar
 from autolink.ranges import Count, Range
 from autolink.video import DEFAULT_FRAME_RATE, check_output, open_frames, write_video
 from autolink.visualize import image_grid, to_uint8
@@ -78,7 +78,7 @@ def interpolate(options: Options) -> Path:
         changing = loop(gan.generator.per_layer(appearances), options.steps, "appearances")
         frames = (enlarged(to_uint8(gan.paint_grid(poses, w[None])[:, 0])) for w in changing)
     rate = options.frame_rate or (followed_rate(options.pose[0]) if follow else DEFAULT_FRAME_RATE)
-    write_video(options.output, tqdm(frames, unit="frame", disable=None), Fraction(rate).limit_denominator(100_000))
+    write_video(options.output, Bar(frames, unit="frame"), Fraction(rate).limit_denominator(100_000))
     print(f"{options.output}: {options.vary} changes, at {float(rate):g} frames a second")
     return options.output
 

@@ -21,12 +21,12 @@ import torch
 import tyro
 from torch import Tensor
 from torch.utils.data import IterableDataset
-from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.data.sample import SampleSet, spread
 from autolink.errors import UserError, command
 from autolink.outputs import refuse_inputs, write_json
+from autolink.progress import Bar
 from autolink.ranges import Count, Number, Seed
 from autolink.training import seeded_generator
 from autolink.visualize import image_grid, save_png, to_uint8
@@ -136,7 +136,7 @@ def closest(training: SampleSet, features: torch.nn.Module, *groups: Tensor) -> 
         return torch.cat([features(part.to(device)).float().cpu() for part in images.split(CHUNK)])
 
     seen = chunks(share(training, len(training), 0, 1))
-    seen = tqdm(seen, "training images", -(-len(training) // CHUNK), unit="batch", disable=None)
+    seen = Bar(seen, "training images", -(-len(training) // CHUNK), unit="batch")
     trained = torch.cat([look(part.float() / 255) for part in seen])
     return [Neighbours(images, *nearest(look(images), trained, CLOSEST)) for images in groups]
 

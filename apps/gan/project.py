@@ -19,12 +19,12 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from tqdm import tqdm
 
 from autolink.edit import parse_moves
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, lpips_distance
 from autolink.outputs import refuse_inputs
+from autolink.progress import Bar
 from autolink.ranges import Count, Seed
 from autolink.visualize import edge_map_image, image_grid, save_png, to_uint8
 from autolink.weights import own_file, write_safetensors
@@ -109,7 +109,7 @@ def project(
     optimizer = torch.optim.Adam([w], lr=LEARNING_RATE)
     schedule = CosineAnnealingLR(optimizer, steps)
     best, best_loss, first = w.detach().clone(), float("inf"), float("nan")
-    progress = tqdm(range(steps + 1), desc="projecting", disable=None)
+    progress = Bar(range(steps + 1), desc="projecting")
     for step in progress:
         made = generator.paint(structure, w)
         loss = distance(made, image).mean() + functional.mse_loss(made, image)

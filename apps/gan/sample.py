@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from autolink.errors import UserError, command
 from autolink.outputs import refuse_inputs
+from autolink.progress import Bar, Progress, as_asked
 from autolink.visualize import image_grid, save_png, to_uint8
 from autolink_apps.gan.generator import ConditionalGAN
 from autolink_apps.gan.poses import (
@@ -58,8 +58,11 @@ class Options(SampleOptions):
 
     output: Path
     """Folder for `grid.png` and the single images."""
+    progress: Progress = "auto"
+    """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
 
+@as_asked
 def sample(options: Options) -> Path:
     """Write the samples that the options ask for, and return the path of the grid.
 
@@ -72,7 +75,7 @@ def sample(options: Options) -> Path:
     gan = load_gan(options)
     appearances, order = draw(options, gan)
     labels, rows, unique = [], [], UniqueNames()
-    poses = tqdm(find_poses(options, gan, order), unit="pose", disable=None)
+    poses = Bar(find_poses(options, gan, order), desc="sampling", unit="pose")
     for pose in poses:
         row = to_uint8(gan.paint_grid(pose.keypoints[None].to(gan.poses.device), appearances))
         name = unique(pose.name)

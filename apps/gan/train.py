@@ -23,6 +23,7 @@ from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.losses import Features, light_features
 from autolink.model import AutoLink
+from autolink.progress import as_asked
 from autolink.ranges import Count, DoubledSide, NotNegative, Whole, Width
 from autolink.runs import Stop
 from autolink.train import BANK, FOR_PROCESSOR, autolink_for, poses_of
@@ -150,6 +151,7 @@ class Options(RunOptions):
     """Repository on the Hugging Face hub, `user/name`, to which the trained model is pushed with a card."""
 
 
+@as_asked
 def train(options: Options) -> Path:
     """Train, and return the file of the trained model (`model.safetensors` in the run folder).
 

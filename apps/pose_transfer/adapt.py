@@ -23,7 +23,6 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from autolink.data import Sample
 from autolink.data.pairs import FramePairs
@@ -32,6 +31,7 @@ from autolink.errors import UserError, command
 from autolink.images import square
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
+from autolink.progress import Bar
 from autolink.ranges import Count, NotNegative
 from autolink.runs import Stop
 from autolink.training import (
@@ -295,7 +295,7 @@ def read_frames(source: Path, size: int, cut: Cut | None = None) -> Tensor:
     kept: list[np.ndarray] = []
     step = 1
     with open_frames(source) as frames:
-        for number, frame in enumerate(tqdm(frames, f"reading {source.name}", frames.frame_count, disable=None)):
+        for number, frame in enumerate(Bar(frames, f"reading {source.name}", frames.frame_count)):
             if number % step == 0:
                 kept.append(cut(number, frame.image) if cut else np.array(square(Image.fromarray(frame.image), size)))
             if len(kept) > MOST_FRAMES:

@@ -30,7 +30,6 @@ import torch
 import tyro
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from autolink.data import SampleSet, open_data
 from autolink.data.sample import evenly
@@ -40,6 +39,7 @@ from autolink.graph import detect_spread, maximum_spanning_tree
 from autolink.inference import Precision, fold, half_precision
 from autolink.metrics import Labelled
 from autolink.outputs import refuse_inputs
+from autolink.progress import Bar
 from autolink.ranges import Checked, Count, Range
 from autolink.visualize import to_uint8
 
@@ -337,11 +337,11 @@ def evaluate(options: Options) -> dict[str, Any]:
     drivers = None if options.driver_data is None else judge.clips(options.driver_data)
     landmarks = _landmark_map(judge, clips)
     report = Report(options.output)
-    for clip in tqdm((clips[i] for i in range(len(clips))), "reconstruct", len(clips), unit="clip", disable=None):
+    for clip in Bar((clips[i] for i in range(len(clips))), "reconstruct", len(clips), unit="clip"):
         videos = reconstruct(judge, clip)
         rows = {name: score_reconstruction(judge, clip, made, landmarks) for name, made in videos.items()}
         report.add("reconstruction", Row(clip.name, len(clip.frames) - 1, rows), clip.frames[0], videos)
-    for source, driver in tqdm(pairs(clips, drivers), "animate", len(clips), unit="pair", disable=None):
+    for source, driver in Bar(pairs(clips, drivers), "animate", len(clips), unit="pair"):
         asked, videos = animate(judge, source, driver)
         rows = {name: score_animation(judge, source, driver, asked, made) for name, made in videos.items()}
         report.add("animation", Row(f"{source.name} as {driver.name}", len(asked), rows), source.frames[0], videos)

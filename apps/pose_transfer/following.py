@@ -22,11 +22,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from autolink.background import ahead
 from autolink.detector import Keypoints
 from autolink.errors import UserError
+from autolink.progress import Bar
 from autolink.video import FrameSource, VideoFrame
 
 from .eye import DOUBT, Eye
@@ -134,9 +134,9 @@ def steady(track: Track) -> Track:
     return track._replace(poses=rebase(track.poses, track.windows, windows), windows=windows)
 
 
-def progress(doing: str, part: Part, total: int | None = None) -> tqdm:
+def progress(doing: str, part: Part, total: int | None = None) -> Bar:
     """A bar over the frames of a part of a clip, with frames a second."""
-    return tqdm(desc=doing, total=part.expected if total is None else total, unit="frame", disable=None)
+    return Bar(desc=doing, total=part.expected if total is None else total, unit="frame")
 
 
 _Seen = tuple[list[Window], Keypoints, list[Fraction]]

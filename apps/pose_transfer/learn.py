@@ -34,6 +34,7 @@ from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.losses import Features
 from autolink.outputs import read_json, replacing, write_json
+from autolink.progress import Progress, showing
 from autolink.ranges import Checked, Positive
 from autolink.runs import claim, claimed, difference, identity
 from autolink.training import CHECKPOINT, RunOptions, logger
@@ -91,6 +92,8 @@ class Options(Checked):
     """`auto`, `cpu`, `cuda`, `cuda:1` …"""
     resume: bool = False
     """Go on with the plan in the run folder."""
+    progress: Progress = "auto"
+    """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
 
 class Stage(NamedTuple):
@@ -346,7 +349,8 @@ def _preview(output: Path) -> Iterator[None]:
 def main() -> None:
     """Entry point of `python -m autolink_apps.pose_transfer.learn`."""
     options = tyro.cli(Options, description=__doc__)
-    print(learn(**vars(options)))
+    with showing(options.progress):
+        print(learn(**{name: value for name, value in vars(options).items() if name != "progress"}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from autolink.errors import UserError
 from autolink.inference import Precision
 from autolink.losses import Features
 from autolink.outputs import refuse_inputs
+from autolink.progress import Progress
 from autolink.ranges import Checked, Count, NotNegative, Positive, Range
 from autolink.runs import contents
 from autolink.video import check_output
@@ -22,7 +23,7 @@ from .motion import Kind
 
 Side = Annotated[int, Range(16, 4096)]
 
-SAME_PICTURES = {"output", "sound", "preview", "save_motion", "resume", "batch_size", "device"}
+SAME_PICTURES = {"output", "sound", "preview", "save_motion", "resume", "batch_size", "device", "progress"}
 """Options that change no picture of a result, or its rounding alone."""
 
 
@@ -89,6 +90,8 @@ class Options(Checked):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
     precision: Precision = "auto"
     """Of the networks: `auto` takes bfloat16 where the device has units for it."""
+    progress: Progress = "auto"
+    """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
 
 class Pair(NamedTuple):

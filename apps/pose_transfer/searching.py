@@ -17,9 +17,9 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from autolink.detector import Keypoints
+from autolink.progress import Bar
 
 from .eye import CERTAIN, DOUBT, Eye
 from .framing import Window, absolute_window, cut, inside, relative_window, whole
@@ -110,9 +110,7 @@ def search_by_steadiness(eye: Eye, frames: Iterable[np.ndarray], name: str) -> W
     height, width = images[0].shape[:2]
     middle = whole(width, height, "crop")
     windows = _places(width, height)
-    with tqdm(
-        desc=f"searching {name}", total=1 + len(windows) + len(REFINEMENT), unit="window", leave=False, disable=None
-    ) as bar:
+    with Bar(desc=f"searching {name}", total=1 + len(windows) + len(REFINEMENT), unit="window", leave=False) as bar:
         shaky = wavering(eye, images, [middle], bar).item()
         if shaky < STEADY:
             return relative_window(middle, width, height)
@@ -137,7 +135,7 @@ def glances(frames: Iterable[np.ndarray]) -> list[np.ndarray]:
     return kept
 
 
-def wavering(eye: Eye, images: Sequence[np.ndarray], windows: Sequence[Window], bar: tqdm) -> Tensor:
+def wavering(eye: Eye, images: Sequence[np.ndarray], windows: Sequence[Window], bar: Bar) -> Tensor:
     """How far keypoints go astray when a window is nudged, over the size of the pose: (W,), the mean over images.
 
     Args:

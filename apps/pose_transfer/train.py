@@ -22,6 +22,7 @@ from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, light_features
 from autolink.model import AutoLink
+from autolink.progress import as_asked
 from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative, Width
 from autolink.runs import Stop
 from autolink.train import FOR_PROCESSOR, autolink_for, bank_of
@@ -115,6 +116,7 @@ class Options(RunOptions):
     """Keypoints K of an AutoLink that must be trained."""
 
 
+@as_asked
 def train(options: Options) -> Path:
     """Train, and return the file of the trained model (`model.safetensors` in the run folder).
 

@@ -12,6 +12,7 @@ Shapes: T frames, B of a batch, K keypoints, S side of the network's images, R s
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from contextlib import ExitStack, closing
 from fractions import Fraction
@@ -20,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
 from autolink.background import ahead
-from autolink.errors import UserError, command
+from autolink.errors import Stopped, UserError, command
+from autolink.progress import Bar, as_asked
 from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output
 from autolink.weights import resolve
 
@@ -39,6 +40,7 @@ LARGEST = 2160
 """Side of what is painted, unless --size says more: the height of 4K, which every player shows."""
 
 
+@as_asked
 def transfer(options: Options) -> list[Path]:
     """Write a result for every pair of a source and a driver, and its preview if wanted; returns the results' paths.
 
@@ -185,7 +187,7 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
             )
         first = min(output.written for output in outputs)
         total = len(casting.times)
-        bar = files.enter_context(tqdm(desc="painting", total=total, initial=first, unit="frame", disable=None))
+        bar = files.enter_context(Bar(desc="painting", total=total, initial=first, unit="frame"))
         painting = paint(models, casting, source, driver, options, side, first)
         frames = files.enter_context(closing(ahead(painting)))
         try:
@@ -195,9 +197,9 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
                 if panels is not None and index >= outputs[-1].written:
                     outputs[-1].write(panels, casting.times[index])
                 bar.update()
-        except KeyboardInterrupt:
-            done = f"{pair.output}: {result.written} of {total} frames are there"
-            raise KeyboardInterrupt(f"{done}; the same command with --resume goes on") from None
+        except KeyboardInterrupt as asked:
+            number = asked.number if isinstance(asked, Stopped) else signal.SIGINT
+            raise Stopped(f"{pair.output}: {result.written} of {total} frames are there", number) from None
     print(*(output.path for output in outputs), sep="\n")
 
 

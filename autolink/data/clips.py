@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from autolink.data.cache import cache_folder, fingerprint, unwritable
 from autolink.data.folder import ImageFiles, split_files
@@ -28,6 +27,7 @@ from autolink.data.splits import ENOUGH, held_out_split, hold_out
 from autolink.errors import UserError
 from autolink.files import MOVING
 from autolink.images import square
+from autolink.progress import Bar
 from autolink.video import open_frames
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _decode(video: Path, target: Path, label: str, cut: Cut) -> None:
     partial = target.with_name(f"part-{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     # `disable=None`: no bar where nobody looks on, as in a log file.
-    bar = tqdm(desc=f"decoding {label}", unit="frame", leave=False, disable=None)
+    bar = Bar(desc=f"decoding {label}", unit="frame", leave=False)
     try:
         with open_frames(video) as frames, bar:
             bar.reset(frames.frame_count)
