@@ -27,6 +27,7 @@ from autolink.ranges import Count, NotNegative, Side, Width, Workers
 from autolink.runs import Stop
 from autolink.scenes import damaged, scenes
 from autolink.training import (
+    MAY_CHANGE,
     RunLog,
     RunOptions,
     StepBar,
@@ -77,7 +78,7 @@ def distil(options: Options) -> Path:
     Raises:
         UserError: If data, the teacher's weights or options cannot be used.
     """
-    accelerator = start(options, fixed=["steps"])  # the rate depends on them
+    accelerator = start(options, may_change=MAY_CHANGE.keys() - {"steps"})  # the rate depends on them
     with local_main_first():  # videos are decoded into a cache once
         pools, held_out = ([_images(source, split, options) for source in options.data] for split in ("train", "val"))
     device = accelerator.device

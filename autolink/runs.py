@@ -1,7 +1,8 @@
 """Whose a run folder is: what a run was begun with, who is at work in it, and whether it is asked to stop.
 
 A run goes on with what it was begun with, or not at all. Of a file that is its path, its size and what is in it; of a
-folder, names, sizes and times of its files; of a model, its weights, wherever they lie.
+folder, names and sizes of its files and what is in some of them; of a model, its weights, wherever they lie. Times of
+files are no part of it: whoever copies data to another machine changes them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,8 +37,10 @@ except ImportError:  # Windows
     fcntl = None
 
 LOG, LOCK = "log.jsonl", ".lock"
-WHOLE, SAMPLES, SAMPLE = 2**22, 64, 2**16
-"""Bytes of a file up to which all of it is looked at; of a larger one, so many pieces of so many bytes are."""
+SAMPLE, SAMPLES = 2**16, 64
+"""Of a file, so many pieces of so many bytes are looked at, which is all of it up to 4 MiB."""
+LOOKED_INTO = 64
+"""Files of a folder that are looked into, spread evenly over their list; 8 such pieces of each, or more of fewer."""
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 """What asks for the end: clusters, Ctrl-C, and Slurm before the time is up (`--signal=USR1@60`)."""
 logger = logging.getLogger("autolink")
@@ -61,35 +65,60 @@ def identity(path: Path, name: str | None = None) -> str:
 
 
 def identity_of_files(files: Sequence[Path], folder: Path, name: str) -> str:
-    """Several files as they are now, by their names from a folder on, sizes and times."""
-    return f"{name} ({len(files)} files, {_listing(folder, files)})"
+    """Several files as they are now, see `contents`."""
+    size, word = _listing(folder, files)
+    return f"{name} ({len(files)} files of {size} bytes, {word})"
+
+
+def is_of_times(identity: str) -> bool:
+    """Whether this is the identity of a folder as older runs noted it: by the times of its files, which say nothing."""
+    return re.search(r"\(\d+ files, \w+\)", identity) is not None
 
 
 def contents(path: Path) -> str:
-    """A word that changes with what is in a file, or with the files of a folder."""
+    """A word that changes with what is in a file, or with the files of a folder.
+
+    Not noticed is a change that keeps a file's size and lies between the pieces that are looked at, of a file of more
+    than 4 MiB; and of a folder, one that keeps names and sizes and touches none of the files that are looked into, of
+    more than `LOOKED_INTO`, or lies between the pieces of one of them, which are all of it up to 512 KiB.
+    """
     if path.is_dir():
-        return _listing(path, list(walk(path)))
-    size, digest = path.stat().st_size, hashlib.blake2b(digest_size=6)
-    with open(path, "rb") as file:
-        if size <= WHOLE:
-            digest.update(file.read())
-        else:
-            for number in range(SAMPLES):
-                file.seek(number * (size - SAMPLE) // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE))
+        return _listing(path, list(walk(path)))[1]
+    digest = hashlib.blake2b(digest_size=6)
+    _look_into(path, SAMPLES, digest)
     return digest.hexdigest()
 
 
-def _listing(folder: Path, files: Sequence[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=6)
+def _listing(folder: Path, files: Sequence[Path]) -> tuple[int, str]:
+    """Bytes of some files, and a word for their names from a folder on, their sizes and what is in them."""
+    digest, total = hashlib.blake2b(digest_size=6), 0
     for file in map(str, files):
         try:
-            about = os.stat(file)
+            size = os.stat(file).st_size
         except FileNotFoundError:  # a link to nowhere
-            about = os.lstat(file)
-        line = f"{file.removeprefix(str(folder))}\0{about.st_size}\0{about.st_mtime_ns}\0"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+            size = os.lstat(file).st_size
+        name = file.removeprefix(str(folder)).replace(os.sep, "/")
+        digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+        total += size
+    looked_into = min(len(files), LOOKED_INTO)
+    for number in range(looked_into):
+        file = files[number * len(files) // looked_into]
+        with suppress(OSError):  # who reads it says so
+            if file.is_file():  # and no pipe
+                _look_into(file, 8 * LOOKED_INTO // looked_into, digest)
+    return total, digest.hexdigest()
+
+
+def _look_into(path: Path, pieces: int, digest: hashlib.blake2b) -> None:
+    """Add so many pieces of a file to a digest, or all of it if it is no longer than they are."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if size <= pieces * SAMPLE:
+            digest.update(file.read())
+            return
+        for number in range(pieces):
+            file.seek(number * (size - SAMPLE) // (pieces - 1))
+            digest.update(file.read(SAMPLE))
 
 
 def weights(file: Path) -> str:

@@ -32,6 +32,7 @@ from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.ranges import Count
 from autolink.training import (
     CHECKPOINT,
+    MAY_CHANGE,
     Diverged,
     begun,
     changed,
@@ -99,8 +100,8 @@ SWEEPS: dict[str, tuple[Axis, ...]] = {
 }
 TOPOLOGY = "links_found_percent"
 """Shown beside the error where the data's links are known."""
-OWN, FIXED = {"seed", "seeds", "only"}, {"steps", "mixed_precision"}
-"""Options in which commands that share a sweep may differ, and those that one run alone may change."""
+OWN, ONE_RUNS = {"seed", "seeds", "only"}, {"steps", "mixed_precision"}
+"""Options in which commands that share a sweep may differ, and those that may change in one run but not in a sweep."""
 SHOWN = 8
 """Images in a row of `samples.png`."""
 SAMPLE_SIZE = 128
@@ -161,7 +162,7 @@ def _claim(options: Options) -> None:
     """Note what the sweep is in its folder, or refuse a folder that holds another."""
     about = {name: value for name, value in note_of(options).items() if name not in OWN}
     path = options.output / "sweep.json"
-    other = changed(begun(path), options, about, FIXED) if path.is_file() else None
+    other = changed(begun(path), options, about, MAY_CHANGE.keys() - ONE_RUNS) if path.is_file() else None
     if other is not None:
         option, was, now = other
         raise UserError(

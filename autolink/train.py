@@ -194,7 +194,7 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
-    begun = load(options.start_from) if options.start_from else None
+    begun = load(options.start_from) if options.start_from and not options.resume else None
     asked, options = options, with_recommendations(options, begun.config if begun else None)
     accelerator = start(options)
     open_ones = {name for name, value in vars(asked).items() if value is None}

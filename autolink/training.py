@@ -46,6 +46,7 @@ from autolink.runs import (
     difference,
     identity,
     identity_of_files,
+    is_of_times,
     read_log,
     release,
     weights_identity,
@@ -61,12 +62,12 @@ MAY_CHANGE = {
     "mixed_precision": "other machines have other units, and a run that diverged may go on without",
     "workers": "the data are the same",
     "accumulate": "the gradients are the same",
-    "autolink_steps": "the AutoLink itself is compared",
     **dict.fromkeys(("log_every", "sample_every", "save_every", "progress"), "what is seen and saved on the way"),
     **dict.fromkeys(("metric_every", "metric_images", "metric_features"), "what is measured on the way"),
     **dict.fromkeys(("resume", "dry_run", "push_to_hub"), "what is done beside training"),
 }
-"""Options that need not be those that a run began with when it goes on, and why; all others must be."""
+"""Options that need not be those that a run began with when it goes on, and why; all others must be. A kind of run
+may have fewer or more (`may_change`)."""
 DATA_OPTIONS, MODEL_OPTIONS = ("data", "mix_with"), ("start_from", "autolink", "model")
 """Options that name data sets, and models: what they lead to is compared too."""
 SMALL_WIDTH, SMALL_SIDE = 0.25, 64
@@ -115,14 +116,18 @@ class RunOptions(Checked):
     progress: Progress = "auto"
     """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
+    def model_source(self, option: str) -> str:
+        """Where `autolink.weights.resolve` finds the model that one of `MODEL_OPTIONS` names."""
+        return getattr(self, option)
 
-def start(options: RunOptions, device: str = "auto", fixed: Collection[str] = ()) -> Accelerator:
+
+def start(options: RunOptions, device: str = "auto", may_change: Collection[str] = MAY_CHANGE.keys()) -> Accelerator:
     """Set up processes, precision, seeds and the run folder, which is this run's until `RunLog.close`.
 
     Args:
         options: The run's options, with all that was left open decided.
         device: Where to compute: `auto` (what Accelerate is configured for), `cpu`, `cuda`, `cuda:1`, `mps` …
-        fixed: Options among `MAY_CHANGE` that may not change in this kind of run.
+        may_change: Options that need not be those of the run that goes on.
 
     Raises:
         UserError: If the options cannot work, there is no such device, the run folder is in use, or it holds another
@@ -145,7 +150,7 @@ def start(options: RunOptions, device: str = "auto", fixed: Collection[str] = ()
     refusal: list[str | None] = [None]
     if accelerator.is_main_process:
         try:
-            _enter(options, fixed)
+            _enter(options, may_change)
         except UserError as error:
             refusal = [str(error)]
     broadcast_object_list(refusal)
@@ -156,7 +161,7 @@ def start(options: RunOptions, device: str = "auto", fixed: Collection[str] = ()
     return accelerator
 
 
-def _enter(options: RunOptions, fixed: Collection[str]) -> None:
+def _enter(options: RunOptions, may_change: Collection[str]) -> None:
     """Take the run folder, if the run may begin or go on there, and note in it what the run is."""
     has_checkpoint = (options.output / CHECKPOINT).is_file()
     if options.resume and not has_checkpoint:
@@ -169,7 +174,7 @@ def _enter(options: RunOptions, fixed: Collection[str]) -> None:
         if has_checkpoint and not options.resume:
             raise UserError(f"{options.output} already holds a run; add --resume to go on, or name another --output")
         if has_checkpoint:
-            require_same(options, note, fixed)
+            require_same(options, note, may_change)
             done = _progress(options.output / CHECKPOINT)["step"]
             if options.steps < done:
                 raise UserError(
@@ -185,15 +190,23 @@ def _enter(options: RunOptions, fixed: Collection[str]) -> None:
 def note_of(options: RunOptions) -> dict[str, Any]:
     """What a run begins with: its options, and in `identity` what those that name data or models lead to.
 
+    What `--start-from` led to at the beginning is all in the checkpoint of a run that goes on: it may have changed
+    since, or be gone.
+
     Raises:
         UserError: If one leads to nothing.
     """
-    note = as_json(options)
+    note, file = as_json(options), options.output / CONFIG
+    before = _read_note(file) if options.resume and file.is_file() else {"identity": {}}
     found: dict[str, Any] = {}
     for name in DATA_OPTIONS:
         if note.get(name) is not None:
             found[name] = ", ".join(_data_identity(data, options) for data in _names(note[name]))
-    found |= {name: weights_identity(note[name]) for name in MODEL_OPTIONS if note.get(name) is not None}
+    for name in MODEL_OPTIONS:
+        if name == "start_from" and note.get(name) == before.get(name):
+            found |= {key: word for key, word in before["identity"].items() if key == name}
+        elif note.get(name) is not None:
+            found[name] = weights_identity(options.model_source(name))
     return {**note, "identity": found}
 
 
@@ -224,22 +237,30 @@ def begun(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise UserError(f"{file} is missing, so what was begun there is unknown; put it back, or begin anew elsewhere")
+    note = _read_note(file)
+    return {**note, **note["identity"]}
+
+
+def _read_note(file: Path) -> dict[str, Any]:
+    """A note as it was written, without identities that say nothing."""
     note = read_json(file)
-    return {**note, **note.get("identity", {})}
+    known = note.get("identity")
+    known = known.items() if isinstance(known, dict) else ()
+    return {**note, "identity": {name: word for name, word in known if not is_of_times(str(word))}}
 
 
-def require_same(options: RunOptions, note: Mapping[str, Any], fixed: Collection[str] = ()) -> None:
+def require_same(options: RunOptions, note: Mapping[str, Any], may_change: Collection[str] = MAY_CHANGE.keys()) -> None:
     """Find that the run in a run folder was begun with the same options.
 
     Args:
         options: The run's options.
         note: `note_of` them.
-        fixed: Options among `MAY_CHANGE` that may not differ in this kind of run.
+        may_change: Options that need not be the same.
 
     Raises:
         UserError: If one differs, with its name.
     """
-    other = changed(begun(options.output / CONFIG), options, note, fixed)
+    other = changed(begun(options.output / CONFIG), options, note, may_change)
     if other is not None:
         option, was, now = other
         raise UserError(
@@ -249,7 +270,10 @@ def require_same(options: RunOptions, note: Mapping[str, Any], fixed: Collection
 
 
 def changed(
-    before: Mapping[str, Any], options: RunOptions, note: Mapping[str, Any], fixed: Collection[str] = ()
+    before: Mapping[str, Any],
+    options: RunOptions,
+    note: Mapping[str, Any],
+    may_change: Collection[str] = MAY_CHANGE.keys(),
 ) -> tuple[str, Any, Any] | None:
     """The first option in which a run differs from one begun before, with what it was and what it is.
 
@@ -257,15 +281,15 @@ def changed(
         before: `begun` of the other.
         options: The run's options.
         note: `note_of` them.
-        fixed: Options among `MAY_CHANGE` that may not differ.
+        may_change: Options that need not be the same.
     """
     known = [field for field in dataclasses.fields(options) if field.default is not dataclasses.MISSING]
     defaults = json.loads(json.dumps({field.name: field.default for field in known}, default=str))  # of newer options
     was = {**defaults, **before}
-    # Runs that are older than identities are compared by what was typed.
-    now = {**note, **(note["identity"] if "identity" in before else {})}
-    compared = [name for name in now if name != "identity" and (name not in MAY_CHANGE or name in fixed)]
-    return difference(was, {name: now[name] for name in compared})
+    known = before.get("identity", {})  # what older runs did not note of data and models is compared as it was typed
+    led = {name: word for name, word in note["identity"].items() if name in known or before.get(name) is None}
+    now = {**note, **led}
+    return difference(was, {name: value for name, value in now.items() if name not in {"identity", *may_change}})
 
 
 Run = TypeVar("Run", bound=RunOptions)

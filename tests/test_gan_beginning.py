@@ -1,5 +1,8 @@
 """A GAN that begins with what another run has reached: the same networks, or grown by a block."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,21 @@ def test_a_run_folder_and_a_start_begin_with_the_same_networks(begun, tmp_path, 
     )  # the average goes on
     monkeypatch.setattr(beginning, "pretrained_folder", lambda: tmp_path)
     assert beginning.find_start("mine") == file
+
+
+def test_a_run_goes_on_without_its_start_and_whatever_would_train_an_autolink_that_there_is(begun, tmp_path):
+    images, autolink, run = begun
+    start = tmp_path / "start"
+    shutil.copytree(run, start)
+    options = options_for(images, autolink, tmp_path / "run", steps=1, log_every=0, sample_every=0)
+    train(replace(options, start_from=str(start)))
+    shutil.rmtree(start)
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"perceptual": null', '"perceptual": "squeezenet"'))
+    with pytest.raises(UserError, match=r"--start-from None, but the run began with checkpoint\.safetensors"):
+        train(replace(options, resume=True, steps=2))
+    train(replace(options, start_from=str(start), resume=True, steps=2))
+    assert json.loads(config.read_text())["perceptual"] is None
 
 
 def test_networks_for_twice_the_side_keep_every_block_that_they_share(begun, tmp_path):

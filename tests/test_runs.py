@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,14 +124,46 @@ def test_data_that_changed_are_noticed(begun: Path, tmp_path: Path) -> None:
     (images / "notes.txt").touch()
     (images / ".DS_Store").touch()
     Image.new("RGB", (32, 32)).save(images / "new.png")
-    with pytest.raises(UserError, match=r"--data .*images \(14 files, \w+\), but the run began with .*\(12 files"):
+    with pytest.raises(UserError, match=r"--data .*images \(14 files of \d+ .*, but the run began with .*\(12 files"):
         train(again)
     for name in ("new.png", "notes.txt"):
         (images / name).unlink()
     train(again)
-    write_images(images, seed=1)  # other pictures under the same names
-    with pytest.raises(UserError, match=r"--data .*\(12 files, \w+\), but the run began with .*\(12 files"):
+    pixels = bytearray((images / "05.png").read_bytes())
+    pixels[1000] ^= 1
+    (images / "05.png").write_bytes(pixels)
+    with pytest.raises(UserError, match=r"--data .*\(12 files of \d+ .*, but the run began with .*\(12 files"):
         train(dataclasses.replace(again, steps=4))
+
+
+def test_data_and_run_that_were_copied_to_another_machine_go_on(tmp_path: Path) -> None:
+    """Copies have other times, and links of the data set become files."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    images = write_images(here / "images")
+    (images / "link.png").symlink_to(images / "03.png")
+    train(options(images, here / "run"))
+    shutil.copytree(here, there, copy_function=shutil.copyfile)
+    for number, file in enumerate(sorted((there / "images").iterdir())):
+        os.utime(file, (number, number))
+    train(options(there / "images", there / "run", resume=True, steps=3))
+
+
+def test_what_is_looked_at_of_a_folder_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(200):
+        (tmp_path / f"data/{number:03}.jpg").write_bytes(bytes(100))
+    with open(tmp_path / "data/199.mp4", "wb") as file:
+        file.truncate(2**32)
+    os.mkfifo(tmp_path / "data/pipe.jpg")  # who opened it would wait for ever
+    seen = []
+    look_into = runs._look_into
+    monkeypatch.setattr(runs, "_look_into", lambda *given: (seen.append(given[0].name), look_into(*given)))
+    before = runs.contents(tmp_path / "data")
+    assert len(seen) == runs.LOOKED_INTO and seen[0] == "000.jpg" and seen[-1] >= "195.jpg"
+    for name in (seen[7], seen[40]):
+        (tmp_path / "data" / name).write_bytes(bytes(99) + b"x")
+        assert before != (before := runs.contents(tmp_path / "data"))
 
 
 def test_a_run_folder_among_the_data_is_none_of_them(tmp_path: Path) -> None:
@@ -140,7 +173,9 @@ def test_a_run_folder_among_the_data_is_none_of_them(tmp_path: Path) -> None:
     train(options(tmp_path, tmp_path / "train" / "run", steps=3, resume=True))
 
 
-def test_a_model_to_begin_with_is_known_by_its_weights(images: Path, begun: Path, tmp_path: Path) -> None:
+def test_a_model_to_begin_with_is_known_by_its_weights_and_needed_at_the_beginning_alone(
+    images: Path, begun: Path, tmp_path: Path
+) -> None:
     model = tmp_path / "a.safetensors"
     model.write_bytes((begun / "model.safetensors").read_bytes())
     train(options(images, tmp_path / "run", start_from=str(model)))
@@ -149,9 +184,13 @@ def test_a_model_to_begin_with_is_known_by_its_weights(images: Path, begun: Path
     model.rename(moved)
     train(options(images, tmp_path / "run", start_from=str(moved), resume=True, steps=3))
     train(options(images, tmp_path / "other", seed=1))
-    moved.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    model.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(UserError, match=r"--start-from a.safetensors \(\w+\), but the run began with a.safetensors"):
-        train(options(images, tmp_path / "run", start_from=str(moved), resume=True, steps=4))
+        train(options(images, tmp_path / "run", start_from=str(model), resume=True, steps=4))
+    moved.unlink()
+    train(options(images, tmp_path / "run", start_from=str(moved), resume=True, steps=4))
+    noted = json.loads((tmp_path / "run" / "config.json").read_text())["identity"]["start_from"]
+    assert noted == runs.weights_identity(str(begun)).replace("begun", "a.safetensors")
 
 
 def test_runs_from_before_identities_and_options_that_are_newer_go_on(images: Path, tmp_path: Path) -> None:
@@ -163,6 +202,13 @@ def test_runs_from_before_identities_and_options_that_are_newer_go_on(images: Pa
         train(options(images, tmp_path / "run", resume=True, agreement_weight=0.5))
     train(options(images, tmp_path / "run", resume=True, steps=3))
     config = tmp_path / "run" / "config.json"
+    note = json.loads(config.read_text())
+    note["identity"]["data"] = f"{images} (12 files, 0123456789ab)"  # of times, as it once was noted
+    config.write_text(json.dumps(note))
+    with pytest.raises(UserError, match="--data synthetic, but the run began with "):
+        train(options("synthetic", tmp_path / "run", resume=True, steps=4))
+    train(options(images, tmp_path / "run", resume=True, steps=4))
+    assert "12 files of" in json.loads(config.read_text())["identity"]["data"]
     for damage, named in (('{"data": ', "damaged"), (None, "is missing, so what was begun there is unknown")):
         config.write_text(damage) if damage else config.unlink()
         with pytest.raises(UserError, match=rf"config\.json.*{named}"):

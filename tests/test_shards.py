@@ -21,7 +21,7 @@ from autolink.data.sample import spread
 from autolink.data.shards import HeldOut, Shards
 from autolink.errors import UserError
 from autolink.train import Options, train
-from autolink.training import endless_loader
+from autolink.training import endless_loader, note_of
 
 
 @pytest.fixture(autouse=True)
@@ -219,9 +219,13 @@ def test_a_resumed_run_equals_an_unbroken_one(pictures, tmp_path):
     logs = [(tmp_path / run / "log.jsonl").read_text().splitlines()[-1] for run in "ab"]
     assert json.loads(logs[0]) == json.loads(logs[1])
     shard = Path(pictures.replace("{0..4}", "2"))
-    shard.write_bytes(shard.read_bytes())  # written anew
-    with pytest.raises(UserError, match=r"--data .*\(5 files, \w+\), but the run began with .*\(5 files, "):
-        train(options(pictures, tmp_path / "b", resume=True, steps=7))
+    again = options(pictures, tmp_path / "b", resume=True, steps=7)
+    before = note_of(again)
+    shard.write_bytes(shard.read_bytes())
+    assert note_of(again) == before  # another time is no other shard
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"--data .*\(5 files of .*, but the run began with .*\(5 files of "):
+        train(again)
 
 
 def test_the_gan_learns_from_shards(pictures, tmp_path, tiny_file):

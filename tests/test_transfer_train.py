@@ -185,6 +185,9 @@ def test_a_run_can_begin_with_the_network_of_another_model(
         torch.testing.assert_close(model.network.state_dict()[name], tensor, msg=name)
     assert model.metadata["options"]["start_from"] == str(begun)
     assert 0 < model.metadata["usual_confidence"] < 1
+    begun.unlink()  # all that it was is in the checkpoint
+    training.train(dataclasses.replace(options, steps=2, learning_rate=0.0, resume=True, keypoints=8))
+    write_model(tmp_path / "begun")
     wider = dataclasses.replace(options, output=tmp_path / "wider", width=0.2)
     with pytest.raises(UserError, match=r"width 0\.1, warped appearance, but asked for is 32², width 0\.2"):
         training.train(wider)

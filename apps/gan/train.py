@@ -28,6 +28,7 @@ from autolink.ranges import Count, DoubledSide, NotNegative, Whole, Width
 from autolink.runs import Stop
 from autolink.train import BANK, FOR_PROCESSOR, autolink_for, poses_of
 from autolink.training import (
+    MAY_CHANGE,
     Ema,
     RunLog,
     RunOptions,
@@ -92,7 +93,7 @@ HELD_OUT = 64
 SHOWN = 6
 """Held-out poses, and appearances, in a picture."""
 LEARNER = ("autolink_steps", "perceptual")
-"""Options for an AutoLink that must be trained first."""
+"""Options for an AutoLink that must be trained first; when a run goes on, the AutoLink itself is compared."""
 
 
 @dataclass
@@ -150,6 +151,11 @@ class Options(RunOptions):
     push_to_hub: str | None = None
     """Repository on the Hugging Face hub, `user/name`, to which the trained model is pushed with a card."""
 
+    def model_source(self, option: str) -> str:
+        """As of all runs; but of a run to start from, its networks are meant and not its model."""
+        source = super().model_source(option)
+        return str(find_start(source)) if option == "start_from" else source
+
 
 @as_asked
 def train(options: Options) -> Path:
@@ -159,8 +165,8 @@ def train(options: Options) -> Path:
         UserError: If data, weights or options cannot be used.
     """
     options = with_defaults(options)
-    if options.start_from is not None:
-        options = replace(options, start_from=str(find_start(options.start_from)))
+    if options.start_from is not None and not options.resume:
+        find_start(options.start_from)
     # What can be wrong with the options is found before an AutoLink is trained.
     if options.push_to_hub:
         hub.reserve(options.push_to_hub)
@@ -171,7 +177,7 @@ def train(options: Options) -> Path:
     learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
     source = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(source)
-    accelerator = start(replace(options, autolink=str(source)))
+    accelerator = start(replace(options, autolink=str(source)), may_change={*MAY_CHANGE, *LEARNER})
     if options.batch_size % (2 * accelerator.num_processes * options.accumulate):
         raise UserError(
             f"--batch-size {options.batch_size} must give each of {accelerator.num_processes} processes an even number "

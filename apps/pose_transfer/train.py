@@ -27,6 +27,7 @@ from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative, Widt
 from autolink.runs import Stop
 from autolink.train import FOR_PROCESSOR, autolink_for, bank_of
 from autolink.training import (
+    MAY_CHANGE,
     Ema,
     RunLog,
     RunOptions,
@@ -68,6 +69,8 @@ ON_PROCESSOR = {
     "autolink_steps": 3_000,
 }
 """The same where there is none."""
+LEARNER = ("autolink_steps", "keypoints")
+"""Options for an AutoLink that must be trained first; when a run goes on, the AutoLink itself is compared."""
 HELD_OUT = 64
 """Held-out pairs on which the error is measured while training."""
 
@@ -123,7 +126,8 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
-    begun = PoseTransfer.from_pretrained(options.start_from) if options.start_from else None
+    starting = options.start_from is not None and not options.resume
+    begun = PoseTransfer.from_pretrained(options.start_from) if starting else None
     options = with_defaults(options, begun)
     # Opened before anything is trained, so that a mistyped path is found at once.
     with local_main_first():  # videos are decoded into a cache once
@@ -137,7 +141,7 @@ def train(options: Options) -> Path:
     chosen = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(chosen)
 
-    accelerator = start(replace(options, autolink=str(chosen)))
+    accelerator = start(replace(options, autolink=str(chosen)), may_change={*MAY_CHANGE, *LEARNER})
     device, rank = accelerator.device, accelerator.process_index
     held_out = [to_network(frames, device) for frames in default_collate(others.spread(HELD_OUT))[:2]]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
