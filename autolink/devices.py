@@ -33,10 +33,14 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed by the device's own units, and so is faster than float32."""
+    """Whether bfloat16 is computed by the device's own units, and so is faster than float32.
+
+    Of processors with AMX (Intel's from 2023 on) about five times, with AVX-512's bf16 (AMD's from 2022 on) 1.4 to 1.8
+    times.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def fitting_workers(wanted: int, batch_bytes: int, prefetched: int = 2) -> int:
