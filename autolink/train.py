@@ -196,6 +196,7 @@ def train(options: Options) -> Path:
     """
     begun = load(options.start_from) if options.start_from and not options.resume else None
     asked, options = options, with_recommendations(options, begun.config if begun else None)
+    _require_fitting(options)
     accelerator = start(options)
     open_ones = {name for name, value in vars(asked).items() if value is None}
     of_paper = options.data in BENCHMARKS and open_ones & {"keypoints", "thickness", "flip"}
@@ -393,6 +394,21 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
     except Stopped as stopped:
         stopped.again = "the same command"  # the application's own run has not begun
         raise
+
+
+def _require_fitting(options: Options) -> None:
+    """Raise a `UserError` if the side of the images, or half of it where that is used, is none for the networks."""
+    halved = options.coarse_share > 0
+    side = options.image_size // 2 if halved else options.image_size
+    given = f"--coarse-share {options.coarse_share:g}" if halved else ""
+    if halved and side % 16:
+        raise UserError(
+            f"--image-size {options.image_size} {given}: half of the side must be a multiple of 16, too; give a "
+            "multiple of 32, or leave --coarse-share out"
+        )
+    if options.mask_cells > side:
+        where = f"{side} pixels, half of the side with {given}" if halved else f"a side of {side} pixels"
+        raise UserError(f"--mask-cells {options.mask_cells}: do not fit on {where}; give 1 to {side}")
 
 
 def _training_data(options: Options) -> SampleSet | Shards | FramePairs | Mixture:

@@ -327,10 +327,11 @@ def say_what_was_decided(asked: Run, options: Run, because: str) -> None:
 
 def on_processor() -> bool:
     """Whether training computes on a CPU, as Accelerate is configured."""
-    return _processes().device.type == "cpu"
+    return processes().device.type == "cpu"
 
 
-def _processes() -> PartialState:
+def processes() -> PartialState:
+    """The processes that train together, as Accelerate is configured; for use before `start`."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
@@ -339,7 +340,7 @@ def local_main_first() -> AbstractContextManager[None]:
 
     For use before `start`: the state that Accelerate keeps of the processes is set up as `Accelerator` would.
     """
-    return _processes().local_main_process_first()
+    return processes().local_main_process_first()
 
 
 def _precision(wanted: str, device: torch.device) -> str:

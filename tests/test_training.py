@@ -299,6 +299,14 @@ def test_mistakes_are_named(images, tmp_path):
         train(options(images, tmp_path / "run", keypoints=5, resume=True))
     with pytest.raises(UserError, match="multiple of 16"):
         train(options(images, tmp_path / "odd", image_size=50))
+    for given, named in (
+        (dict(image_size=48, coarse_share=0.5), r"^--image-size 48 --coarse-share 0\.5: half .* give a multiple of 32"),
+        (dict(mask_cells=20, coarse_share=1), r"^--mask-cells 20: do not fit on 16 pixels, half of the side"),
+        (dict(mask_cells=33), r"^--mask-cells 33: do not fit on a side of 32 pixels; give 1 to 32"),
+    ):
+        with pytest.raises(UserError, match=named):
+            train(options(images, tmp_path / "unfitting", **given))
+    assert not (tmp_path / "unfitting").exists()
     (tmp_path / "copied").mkdir()
     model = shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "copied")
     for given in (options(images, Path(images)), options(images, tmp_path / "copied", start_from=model)):

@@ -40,6 +40,7 @@ from autolink.training import (
     load_checkpoint,
     local_main_first,
     on_processor,
+    processes,
     require_finite_weights,
     save_checkpoint,
     say_what_was_decided,
@@ -168,6 +169,12 @@ def train(options: Options) -> Path:
     if options.start_from is not None and not options.resume:
         find_start(options.start_from)
     # What can be wrong with the options is found before an AutoLink is trained.
+    parts = 2 * options.accumulate * (count := processes().num_processes)
+    if options.batch_size % parts:
+        raise UserError(
+            f"--batch-size {options.batch_size} must give each of {count} processes an even number of images in each "
+            f"of {options.accumulate} parts; take a multiple of {parts}"
+        )
     if options.push_to_hub:
         hub.reserve(options.push_to_hub)
     with local_main_first():  # videos are decoded into a cache once
@@ -178,11 +185,6 @@ def train(options: Options) -> Path:
     source = autolink_for(options.autolink, options, **learner)
     autolink = AutoLink.from_pretrained(source)
     accelerator = start(replace(options, autolink=str(source)), may_change={*MAY_CHANGE, *LEARNER})
-    if options.batch_size % (2 * accelerator.num_processes * options.accumulate):
-        raise UserError(
-            f"--batch-size {options.batch_size} must give each of {accelerator.num_processes} processes an even number "
-            f"of images in each of {options.accumulate} parts"
-        )
     device, rank = accelerator.device, accelerator.process_index
     bank = spread(data, BANK)
     config = ConditionalGANConfig(options.image_size, options.width, len(bank), autolink.config)
