@@ -23,9 +23,10 @@ from torch.nn import functional
 
 from autolink.errors import UserError, command
 from autolink.geometry import pixel_grid
+from autolink.pixels import to_uint8, unit_from_bytes
 from autolink.ranges import Checked
 from autolink.video import open_frames, write_video
-from autolink.visualize import save_png, to_uint8
+from autolink.visualize import save_png
 
 FRAMES = 75
 """Length of the made clip: three seconds."""
@@ -85,7 +86,7 @@ def turning(portrait: torch.Tensor, frames: int) -> torch.Tensor:
     nearness = torch.exp(-((grid - torch.tensor(FACE)) / torch.tensor(FACE_RADII)).square().sum(-1))
     phase = torch.linspace(0, 2 * torch.pi, frames)[:, None, None]
     shift = torch.stack([0.2 * torch.sin(phase) * nearness, 0.1 * torch.sin(2 * phase) * nearness], dim=-1)
-    images = (portrait.float() / 255).expand(frames, -1, -1, -1)
+    images = unit_from_bytes(portrait).expand(frames, -1, -1, -1)
     return to_uint8(functional.grid_sample(images, grid - shift, padding_mode="border", align_corners=False))
 
 

@@ -31,8 +31,9 @@ from autolink.errors import UserError, command
 from autolink.images import load_square
 from autolink.model import AutoLink, load
 from autolink.outputs import refuse_inputs
+from autolink.pixels import signed_from_bytes, to_uint8
 from autolink.ranges import Checked
-from autolink.visualize import image_grid, overlay, save_png, to_uint8
+from autolink.visualize import image_grid, overlay, save_png
 from autolink.weights import own_file
 
 CELLS = 16
@@ -122,7 +123,7 @@ def parse_moves(moves: Iterable[str], keypoints: int) -> Tensor:
 def _read(path: Path, model: AutoLink) -> Tensor:
     """(3, S, S) in [−1, 1], on the model's device."""
     square, _ = load_square(path, model.config.image_size)
-    return torch.from_numpy(square).permute(2, 0, 1).to(model.edge_weights.device).float() / 127.5 - 1
+    return signed_from_bytes(torch.from_numpy(square).permute(2, 0, 1).to(model.device))
 
 
 def picture(model: AutoLink, image: Tensor, shown: Tensor, edited: Edit) -> Tensor:

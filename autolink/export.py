@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from autolink.errors import UserError, command
 from autolink.model import MAX_DETECTOR_SIZE, AutoLink, load
 from autolink.outputs import refuse_inputs, replacing
+from autolink.pixels import signed_from_unit
 from autolink.ranges import Checked
 from autolink.weights import own_file
 
@@ -51,7 +52,7 @@ class _Detection(nn.Module):
         height, width = images.shape[-2:]
         side = torch.sym_min(height, width)
         square = resizing(height, side, self.size) @ images @ resizing(width, side, self.size).T
-        found = self.model.locate(square * 2 - 1)
+        found = self.model.locate(signed_from_unit(square))
         lengths = ((0, width), (1, height))
         in_image = [((found.xy[..., i] + 1) * side + (n - side) // 2 * 2) / n - 1 for i, n in lengths]
         return torch.stack(in_image, dim=-1), found.confidence

@@ -35,9 +35,10 @@ from autolink.graph import (
 )
 from autolink.model import AutoLink, load
 from autolink.outputs import refuse_inputs, write_json
+from autolink.pixels import to_uint8, unit_from_bytes
 from autolink.plots import edge_matrix_figure, save_figure, training_figure
 from autolink.ranges import Checked, Count, NotNegative, Range, Thickness
-from autolink.visualize import draw_graph, draw_points, image_grid, save_png, to_uint8
+from autolink.visualize import draw_graph, draw_points, image_grid, save_png
 
 PAPER_THICKNESS = 5e-4
 """σ² at which Appendix E draws all figures, whatever the model was trained with."""
@@ -107,7 +108,7 @@ def figures(options: Options) -> list[Path]:
     if options.data is not None:
         data = open_data(options.data, options.size, "val", options.data_root)
         images, keypoints, landmarks = detect_spread(model, data, options.images)
-        images = images.float() / 255
+        images = unit_from_bytes(images)
         brightness = edge_brightness(model.edge_weights, options.power, options.lift_weak_edges)
         grid = triples(images, keypoints, brightness, options.thickness, options.numbered)
         written.append(save_png(options.output / "samples.png", grid))

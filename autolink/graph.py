@@ -17,11 +17,12 @@ from scipy.linalg import qr
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
-from autolink.data.sample import evenly
+from autolink.data.sample import spread
 from autolink.errors import UserError
 from autolink.model import AutoLink
+from autolink.pixels import unit_from_bytes
 
 SHARE_OF_STRONGEST = 0.05
 """An edge counts from this share of the strongest edge's weight; in a picture scaled to the strongest, fainter ones
@@ -207,11 +208,7 @@ def detect_spread(model: AutoLink, data: Dataset, count: int, batch_size: int = 
     count = min(count, len(data))
     if count < 1:
         raise UserError(f"no image to look at: {count} wanted of the {len(data)} in the held-out part of the data")
-    picked = Subset(data, evenly(len(data), count))
-    device = model.edge_weights.device
-    parts = []
-    for sample in DataLoader(picked, batch_size):
-        keypoints = model.detect(sample.image.to(device).float() / 255).xy.cpu()
-        parts.append((sample.image, keypoints, sample.landmarks))
-    images, keypoints, landmarks = (torch.cat(part) for part in zip(*parts))
-    return images, keypoints, landmarks
+    samples = spread(data, count)
+    images, landmarks = (torch.stack([getattr(sample, of) for sample in samples]) for of in ("image", "landmarks"))
+    keypoints = [model.detect(unit_from_bytes(part)).xy.cpu() for part in images.split(batch_size)]
+    return images, torch.cat(keypoints), landmarks

@@ -26,6 +26,7 @@ from torchvision import models
 
 from autolink.errors import UserError
 from autolink.layers import conv, down
+from autolink.pixels import unit_from_signed
 from autolink.ranges import Count, Whole
 from autolink.weights import PretrainedModel, is_finite, read_tensors, shipped_file
 
@@ -234,7 +235,7 @@ class NetworkFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B, C, h, w) of images (B, 3, S, S) in [−1, 1]."""
-        x = ((images.float() + 1) / 2 - self.mean) / self.std
+        x = (unit_from_signed(images.float()) - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
         stages = []
         for index, layer in enumerate(self._layers_for(x)):

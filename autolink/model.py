@@ -5,10 +5,12 @@ Shapes: B batch, K keypoints, E = K(K−1)/2 edges, H W pixels, S image side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +19,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from autolink.background import ahead
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import DETECTORS, DetectorName, Keypoints, locate
 from autolink.devices import fitting_workers
 from autolink.edges import Drawing, EdgeGraph, LearnedThickness
 from autolink.geometry import from_pixels, to_pixels
 from autolink.images import upright_rgb
+from autolink.inference import Precision, half_precision
+from autolink.pixels import signed_from_unit, unit_from_bytes, unit_from_pictures
 from autolink.progress import Bar
 from autolink.ranges import KeypointCount, Side, Thickness, Width
 from autolink.weights import PretrainedModel
@@ -33,6 +38,12 @@ MAX_DETECTOR_SIZE = 128
 OFFICIAL_SCALE = (127 / 128) / (31 / 32)
 """In the official code −1 and +1 are the centres of the outer cells of heatmaps (32²) where keypoints are found, but
 the centres of the outer pixels of the image (128²) where they are drawn, which is further out by this factor."""
+
+
+Picture = Image.Image | np.ndarray
+"""An image of Pillow, of any size and mode, or (H, W, 3) uint8."""
+
+Frame = TypeVar("Frame")
 
 
 @dataclass(frozen=True)
@@ -128,39 +139,85 @@ class AutoLink(PretrainedModel):
         return Reconstruction(self.decoder(masked, edge_map), keypoints, edge_map)
 
     @torch.no_grad()
-    def detect(self, images: Tensor | Sequence[Image.Image]) -> Keypoints:
+    def detect(self, images: Tensor | Sequence[Picture], batch_size: int | None = None) -> Keypoints:
         """Find keypoints.
 
         Args:
-            images: (B, 3, H, W) floats in [0, 1] of any size, or PIL images of any sizes and modes, which are turned
-                upright as their EXIF says (see `autolink.images`). Of an image that is not square the centre square is
-                seen, as in training; keypoints refer to the whole image.
+            images: (B, 3, H, W) floats in [0, 1] of any size; or a sequence of arrays (H, W, 3) uint8, or of PIL
+                images of any modes, which are turned upright as their EXIF says (see `autolink.images`), each of any
+                size. Of an image that is not square the centre square is seen, as in training; keypoints refer to the
+                whole image.
+            batch_size: Images that the network sees at a time, which is what memory grows with; default all of them.
 
         Returns:
             Keypoints (B, K, 2) in [−1, 1] and their confidences (B, K), on the model's device.
 
         Raises:
-            ValueError: If a tensor is not (B, 3, H, W), or not floating point; if a PIL image has no pixels, or
-                pixels in no known range.
+            ValueError: If a tensor is not (B, 3, H, W), or not floating point; if an array is not (H, W, 3) uint8; if
+                a PIL image has no pixels, or pixels in no known range.
         """
-        device = self.edge_weights.device
-        if isinstance(images, Tensor):
-            if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-                raise ValueError(
-                    f"detect takes floats (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}"
-                )
-            batches = [images]
-        else:
-            pictures = (torch.from_numpy(np.array(upright_rgb(image))) for image in images)
-            batches = [picture.permute(2, 0, 1)[None].float() / 255 for picture in pictures]
-            if len({batch.shape for batch in batches}) == 1:
-                batches = [torch.cat(batches)]
+        if not isinstance(images, Tensor):
+            found = [points for _, points in self.detect_stream(images, batch_size or max(1, len(images)))]
+            if not found:
+                return self.detect(torch.zeros(0, 3, 1, 1))
+            return Keypoints(*(torch.stack(parts).to(self.device) for parts in zip(*found)))
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"detect takes floats (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}")
+        parts = images.split(batch_size or max(1, len(images)))
+        xy, confidence = map(torch.cat, zip(*(self._find(self.centre(part.to(self.device))) for part in parts)))
+        return Keypoints(centre_to_image(xy, *images.shape[-2:]), confidence)
+
+    def detect_stream(
+        self,
+        frames: Iterable[Frame],
+        batch_size: int = 32,
+        precision: Precision | None = None,
+        picture: Callable[[Frame], Picture] = lambda frame: frame,
+    ) -> Generator[tuple[Frame, Keypoints], None, None]:
+        """Find keypoints in any number of pictures, such as the frames of a video, as they come.
+
+        Frames are read and cut in another thread, a batch in advance; three batches are in memory at most. A stream
+        that is left early wants `contextlib.closing`.
+
+        Args:
+            frames: As the sequences that `detect` takes; or anything else of which `picture` says what it shows.
+            batch_size: Frames that the network sees at a time.
+            precision: Of the network; default that of the autocast around, if there is one.
+            picture: The picture of a frame.
+
+        Yields:
+            Each frame, with its keypoints (K, 2) in [−1, 1] of the whole picture and confidences (K,), on the CPU.
+
+        Raises:
+            ValueError: As `detect`.
+        """
+
+        def batches() -> Iterator[tuple[list[Frame], list[tuple[int, int]], Tensor]]:
+            stream = iter(frames)
+            while batch := list(islice(stream, batch_size)):
+                images = [unit_from_pictures([pixels(picture(frame))]) for frame in batch]
+                yield batch, [image.shape[-2:] for image in images], torch.cat([self.centre(image) for image in images])
+
+        with closing(ahead(batches(), depth=1)) as ready:
+            for batch, shapes, squares in ready:
+                found = self._find(squares.to(self.device), precision)
+                for frame, shape, xy, confidence in zip(batch, shapes, found.xy.cpu(), found.confidence.cpu()):
+                    yield frame, Keypoints(centre_to_image(xy, *shape), confidence)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.edge_weights.device
+
+    @torch.no_grad()
+    def _find(self, squares: Tensor, precision: Precision | None = None) -> Keypoints:
+        """Keypoints of what `centre` gave, as a model that is not being trained finds them."""
         training = self.training
         self.eval()
-        found = [self.locate(self.centre(batch.to(device))) for batch in batches]
+        with nullcontext() if precision is None else half_precision(squares.device, precision):
+            found = self.locate(squares)
         self.train(training)
-        points = [centre_to_image(f.xy, *batch.shape[-2:]) for f, batch in zip(found, batches)]
-        return Keypoints(torch.cat(points), torch.cat([f.confidence for f in found]))
+        return found
 
     def detect_all(self, data: Dataset, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
         """Detect on a whole data set of samples, with a progress bar.
@@ -178,14 +235,14 @@ class AutoLink(PretrainedModel):
             data, batch_size, num_workers=fitting_workers(workers, batch_size * 3 * self.config.image_size**2)
         )
         for sample in Bar(batches, desc="detect", leave=False):
-            keypoints.append(self.detect(sample.image.float() / 255).xy.cpu())
+            keypoints.append(self.detect(unit_from_bytes(sample.image)).xy.cpu())
             landmarks.append(sample.landmarks)
         return torch.cat(keypoints), torch.cat(landmarks)
 
     def centre(self, images: Tensor) -> Tensor:
         """What the detector sees of images (B, 3, H, W) in [0, 1]: their centre square (B, 3, s, s) in [−1, 1]."""
         left, top, side = centre_square(*images.shape[-2:])
-        return self._at_detector_size(images[..., top : top + side, left : left + side] * 2 - 1)
+        return self._at_detector_size(signed_from_unit(images[..., top : top + side, left : left + side]))
 
     def edge_map(self, keypoints: Tensor, size: int | tuple[int, int]) -> Tensor:
         """Draw the learned graph at keypoints (B, K, 2): (B, 1, H, W) in [0, max weight], differentiable."""
@@ -207,10 +264,30 @@ def centre_to_image(points: Tensor, height: int, width: int) -> Tensor:
     return from_pixels(to_pixels(points, side, side) + points.new_tensor([left, top]), height, width)
 
 
+def image_to_centre(points: Tensor, height: int, width: int) -> Tensor:
+    """`centre_to_image` undone."""
+    left, top, side = centre_square(height, width)
+    return from_pixels(to_pixels(points, height, width) - points.new_tensor([left, top]), side, side)
+
+
 def centre_square(height: int, width: int) -> tuple[int, int, int]:
     """Left, top and side of the largest centred square of an image, in whole pixels."""
     side = min(height, width)
     return (width - side) // 2, (height - side) // 2, side
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    """A picture as bytes, (H, W, 3) uint8.
+
+    Raises:
+        ValueError: See `AutoLink.detect`.
+    """
+    if isinstance(picture, Image.Image):
+        return np.array(upright_rgb(picture))
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        shape = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise ValueError(f"detect takes PIL images or arrays (H, W, 3) of uint8, not {shape}")
+    return picture
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> AutoLink:

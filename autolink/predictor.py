@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import torch
 import tyro
 from torch import Tensor
 
@@ -25,14 +23,15 @@ from autolink.devices import pick_device
 from autolink.errors import UserError, command, leave_out
 from autolink.files import MEDIA, list_files, no_media, what_is
 from autolink.geometry import from_pixels
-from autolink.inference import Precision, fold, half_precision
-from autolink.model import AutoLink, centre_to_image, load
+from autolink.inference import Precision, fold
+from autolink.model import AutoLink, load
 from autolink.outputs import refuse_inputs
+from autolink.pixels import unit_from_pictures
 from autolink.progress import Bar, Progress, as_asked
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
-from autolink.video import FrameSource, VideoFrame, VideoWriter, open_frames
+from autolink.video import FrameSource, VideoWriter, open_frames
 from autolink.visualize import mark, overlay, save_png
 from autolink.weights import own_file
 
@@ -83,27 +82,10 @@ class Source(NamedTuple):
 def detect_stream(
     model: AutoLink, frames: FrameSource, batch_size: int = 32, precision: Precision = "float32"
 ) -> Iterator[Detection]:
-    """Keypoints of every frame of a video or image, in order; the model is in eval mode.
-
-    Frames are decoded in another thread. Three batches of `batch_size` are in memory at most.
-    """
-    count, device = 0, model.edge_weights.device
-    with closing(ahead(_batches(model, frames, batch_size), depth=1)) as batches:
-        for batch, squares in batches:
-            with torch.inference_mode(), half_precision(device, precision):
-                found = model.locate(squares.to(device))
-            for frame, xy, confidence in zip(batch, found.xy.cpu(), found.confidence.cpu()):
-                xy = centre_to_image(xy, *frame.image.shape[:2])
-                yield Detection(frames.path, count, frame.time, frame.image, xy, confidence)
-                count += 1
-
-
-def _batches(model: AutoLink, frames: FrameSource, batch_size: int) -> Iterator[tuple[list[VideoFrame], Tensor]]:
-    """Frames, and their centre squares (B, 3, s, s) in [−1, 1] as the detector sees them."""
-    stream = iter(frames)
-    while batch := list(islice(stream, batch_size)):
-        images = (torch.from_numpy(frame.image).permute(2, 0, 1)[None].float() / 255 for frame in batch)
-        yield batch, torch.cat([model.centre(image) for image in images])
+    """Keypoints of every frame of a video or image, in order; memory as `AutoLink.detect_stream`."""
+    with closing(model.detect_stream(frames, batch_size, precision, lambda frame: frame.image)) as stream:
+        for number, (frame, found) in enumerate(stream):
+            yield Detection(frames.path, number, frame.time, frame.image, *found)
 
 
 def smoothed(stream: Iterable[Detection]) -> Iterator[Detection]:
@@ -221,8 +203,7 @@ def _overlay_path(output: Path, source: Source) -> Path:
 
 def _draw(found: Detection, model: AutoLink, names: Sequence[str], numbered: bool) -> Tensor:
     """The graph over one frame, and the landmarks if there are any: (3, H, W) uint8."""
-    image = torch.from_numpy(found.image).permute(2, 0, 1)[None].float() / 255
-    drawn = overlay(image, found.keypoints[None], model.edge_weights, numbered=numbered)[0]
+    drawn = overlay(unit_from_pictures([found.image]), found.keypoints[None], model.edge_weights, numbered=numbered)[0]
     if found.landmarks is None:
         return drawn
     return mark(drawn, found.landmarks.xy, names if numbered else ())

@@ -14,6 +14,7 @@ from torch.nn import functional
 from autolink.data.sample import SampleSet, evenly
 from autolink.errors import UserError
 from autolink.model import AutoLink
+from autolink.pixels import unit_from_bytes
 from autolink.warps import Warps
 
 SEEN = 2.0
@@ -48,7 +49,7 @@ def repeatability(
     distances, on_object = [], []
     for first in range(0, len(picked), batch_size):
         indices = picked[first : first + batch_size]
-        originals = torch.stack([data[index].image for index in indices]).float() / 255
+        originals = unit_from_bytes(torch.stack([data[index].image for index in indices]))
         warps = Warps(len(indices), draws)
         keypoints = model.detect(originals).xy.cpu()
         returned = warps.back(model.detect(warps(originals)).xy.cpu())

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from autolink.layers import down
 from autolink.masking import patch_mask
+from autolink.pixels import signed_from_bytes
 
 Generator = torch.Generator
 TEXTURED = 0.1
@@ -35,7 +36,7 @@ def scenes(photos: Tensor, size: int, generator: Generator) -> Tensor:
     Returns:
         (B, 3, S, S) in [−1, 1].
     """
-    photos = photos.float() / 127.5 - 1
+    photos = signed_from_bytes(photos)
     if photos.shape[-1] >= 2.5 * size and torch.rand((), generator=generator) < 0.6:
         photos = down(photos)
     count, side = len(photos), photos.shape[-1]

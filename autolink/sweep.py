@@ -28,6 +28,7 @@ from autolink.errors import Stopped, UserError, command
 from autolink.graph import detect_spread
 from autolink.model import load
 from autolink.outputs import read_json, refuse_inputs, replacing, write_json, write_text
+from autolink.pixels import unit_from_bytes
 from autolink.plots import is_number, samples_figure, save_figure, sweep_figure
 from autolink.ranges import Count
 from autolink.training import (
@@ -243,7 +244,7 @@ def _samples(options: Options, finished: Sequence[Mapping[str, Any]]) -> dict[st
         if result["row"] not in strips:
             model = load(_folder(options.output, Cell(result["row"], ""), result["seed"]))
             images, keypoints, _ = detect_spread(model, data, SHOWN)
-            drawn = overlay(images.float() / 255, keypoints, model.edge_weights)
+            drawn = overlay(unit_from_bytes(images), keypoints, model.edge_weights)
             strips[result["row"]] = image_grid(drawn, columns=SHOWN)
     return strips
 

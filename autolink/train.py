@@ -30,6 +30,7 @@ from autolink.errors import Stopped, UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement, faintness, light_features
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, at_side, load
+from autolink.pixels import signed_from_unit, to_uint8, unit_from_signed
 from autolink.progress import as_asked
 from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Side, Thickness, Width
 from autolink.runs import Stop
@@ -56,7 +57,7 @@ from autolink.training import (
     start,
     to_network,
 )
-from autolink.visualize import edge_map_image, image_grid, overlay, to_uint8
+from autolink.visualize import edge_map_image, image_grid, overlay
 from autolink.warps import Warps, inconsistency
 from autolink.weights import manifest, read_header
 
@@ -257,7 +258,7 @@ def train(options: Options) -> Path:
                 loss = loss + options.tree_weight * faintness(graph.weights, graph.keypoints)
             if options.warp_weight:
                 warps = Warps(len(images), seeded_generator(options.seed, step, rank, "warp"), device)
-                again = accelerator.unwrap_model(model).locate(warps((images + 1) / 2) * 2 - 1).xy
+                again = accelerator.unwrap_model(model).locate(signed_from_unit(warps(unit_from_signed(images)))).xy
                 loss = loss + options.warp_weight * inconsistency(made.keypoints, warps.back(again))
             if options.agreement_weight:
                 loss = loss + options.agreement_weight * disagreement(made.keypoints, clips)
@@ -305,11 +306,7 @@ def bank_of(model: AutoLink, options: RunOptions) -> Tensor:
 
 def poses_of(model: AutoLink, samples: list[Sample]) -> Tensor:
     """Keypoints (N, K, 2) of N samples, on the model's device."""
-    found = []
-    for start_at in range(0, len(samples), 32):
-        images = torch.stack([sample.image for sample in samples[start_at : start_at + 32]])
-        found.append(model.detect(images.float() / 255).xy)
-    return torch.cat(found)
+    return model.detect_all(samples, 32)[0].to(model.device)
 
 
 def with_recommendations(options: Options, begun: AutoLinkConfig | None = None) -> Options:
@@ -499,13 +496,13 @@ def _examine(
         images, looks = at_side(images, side), at_side(looks, side)
         loss = perceptual(made.images, images).item()
     shown = slice(None, None, math.ceil(len(images) / SHOWN))  # spread out: neighbours are of one clip
-    originals = (images[shown] + 1) / 2
+    originals = unit_from_signed(images[shown])
     columns = [
         to_uint8(originals),
         overlay(originals, made.keypoints[shown], model.edge_weights),
         to_uint8(edge_map_image(made.edge_map[shown])),
-        to_uint8((looks[shown] * mask[shown] + 1) / 2),
-        to_uint8((made.images[shown] + 1) / 2),
+        to_uint8(unit_from_signed(looks[shown] * mask[shown])),
+        to_uint8(unit_from_signed(made.images[shown])),
     ]
     rows = torch.stack(columns, dim=1).flatten(0, 1)
     return loss, image_grid(rows, columns=len(columns))

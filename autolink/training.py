@@ -37,6 +37,7 @@ from autolink.data.shards import Shards, is_pattern, shard_files
 from autolink.devices import computes_bfloat16, fitting_workers, pick_device
 from autolink.errors import UserError
 from autolink.outputs import read_json, refuse_inputs, reported, write_json, write_text
+from autolink.pixels import signed_from_bytes
 from autolink.progress import Bar, Progress, is_read_by_a_program, tell
 from autolink.ranges import Checked, Count, Seed, Side, Whole, Width, Workers
 from autolink.runs import (
@@ -482,7 +483,7 @@ def _ignore_signals(_: int) -> None:
 def to_network(images: Tensor, device: torch.device) -> Tensor:
     """uint8 images (B, 3, H, W) to floats in [−1, 1] on the device, channels last."""
     images = images.to(device, non_blocking=True)
-    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return signed_from_bytes(images).contiguous(memory_format=torch.channels_last)
 
 
 class StepBar(Bar):

@@ -20,6 +20,7 @@ from autolink.edges import draw_edges
 from autolink.geometry import to_pixels
 from autolink.images import png
 from autolink.outputs import replacing
+from autolink.pixels import to_uint8
 
 COLOURS = ((238, 102, 119), (102, 204, 238), (204, 187, 68), (34, 136, 51), (170, 51, 119), (68, 119, 170))
 EDGE_COLOUR = (255, 230, 80)
@@ -29,11 +30,6 @@ SMALLEST_NUMBER = 9
 """Height of a keypoint's number in pixels, at least."""
 MAX_DRAWN_SIZE = 256
 """Longest side at which edges are drawn; on larger images they are drawn small and enlarged."""
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Images (..., H, W) in [0, 1] to uint8; values outside are clamped."""
-    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def save_png(path: str | Path, image: Tensor) -> Path:

@@ -26,7 +26,7 @@ import torch
 from _measure import in_child, print_table, resident_megabytes, seconds
 from PIL import Image
 
-from autolink import predictor
+from autolink import model, predictor
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.video import write_video
 from autolink_apps.demo import HEAD, turning
@@ -56,7 +56,7 @@ def use_plain_path() -> None:
     def in_turn(items: Iterable[object], depth: int = 1) -> Iterator[object]:
         yield from items
 
-    for module in (predictor, following, painting, transferring):
+    for module in (model, predictor, following, painting, transferring):
         module.ahead = in_turn
     for module in (predictor, models):
         module.fold = lambda model: model

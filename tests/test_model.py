@@ -1,8 +1,12 @@
 """The learner's parts and the whole: sizes of Figure 8, gradients everywhere, self-describing files."""
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +19,7 @@ from autolink.detector import KeypointDetector, locate
 from autolink.geometry import to_pixels
 from autolink.layers import down
 from autolink.masking import patch_mask
+from autolink.model import centre_to_image, image_to_centre
 from autolink.weights import read_header, write_model
 
 
@@ -87,6 +92,43 @@ def test_detect_takes_tensors_and_pictures_of_any_size(tiny):
     assert tiny.detect(pictures).xy.shape == (2, 4, 2)
     with pytest.raises(ValueError, match="floats"):
         tiny.detect(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_detect_over_many_is_detect_of_each(tiny):
+    """In batches, of arrays and pictures of several sizes, and as a stream that is read no further than it must."""
+    rng = np.random.default_rng(0)
+    pictures = [
+        rng.integers(0, 255, (height, width, 3), np.uint8) for height, width in [(64, 90), (64, 90), (50, 40)] * 3
+    ]
+    each = [tiny.detect([Image.fromarray(picture)]) for picture in pictures]
+    images = torch.from_numpy(np.stack(pictures[:2])).permute(0, 3, 1, 2) / 255
+    for many in (tiny.detect(pictures), tiny.detect(pictures, batch_size=4)):
+        assert torch.allclose(many.xy, torch.cat([one.xy for one in each]), atol=1e-5)
+        assert torch.allclose(many.confidence, torch.cat([one.confidence for one in each]), atol=1e-5)
+    assert torch.allclose(tiny.detect(images, batch_size=1).xy, torch.cat([one.xy for one in each[:2]]), atol=1e-5)
+    assert tiny.detect([]).xy.shape == tiny.detect(torch.zeros(0, 3, 8, 8)).xy.shape == (0, 4, 2)
+
+    read = []
+
+    def named() -> Iterator[tuple[str, np.ndarray]]:
+        for number, picture in enumerate(pictures * 100):
+            read.append(number)
+            yield f"frame {number}", picture
+
+    tiny.train()
+    with closing(tiny.detect_stream(named(), batch_size=2, picture=lambda frame: frame[1])) as stream:
+        for number, ((name, picture), found) in enumerate(islice(stream, 5)):
+            assert name == f"frame {number}" and picture is pictures[number]
+            assert torch.allclose(found.xy, each[number].xy[0], atol=1e-5)
+    assert len(read) <= 10 and tiny.training
+    tiny.eval()
+    with pytest.raises(ValueError, match="uint8, not float64"):
+        tiny.detect([np.zeros((8, 8, 3))])
+
+
+def test_points_go_from_the_centre_to_the_image_and_back():
+    points = torch.rand(3, 4, 2) * 2 - 1
+    assert torch.allclose(image_to_centre(centre_to_image(points, 50, 91), 50, 91), points, atol=1e-6)
 
 
 def test_detect_sees_the_centre_square_and_answers_in_the_whole_image(tiny):

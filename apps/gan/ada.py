@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from kornia.color import rgb_to_yuv, yuv_to_rgb
 from torch import Tensor, nn
 
+from autolink.pixels import signed_from_unit, unit_from_signed
 from autolink.training import global_draws
 
 TARGET = 0.6
@@ -61,8 +62,8 @@ class AdaptiveAugmentation:
         images = turn_quarters(images, self.probability, generator)
         with global_draws(generator):  # kornia's
             moved = self.places(images)
-            colours = self.colours((moved[:, :3] + 1) / 2) * 2 - 1  # kornia's brightness and contrast are of [0, 1]
-        colours = change_chroma(colours, self.probability, generator)
+            colours = self.colours(unit_from_signed(moved[:, :3]))  # kornia's brightness and contrast are of [0, 1]
+        colours = change_chroma(signed_from_unit(colours), self.probability, generator)
         return torch.cat([colours, moved[:, 3:]], dim=1)
 
     def observe(self, real_logits: Tensor) -> None:

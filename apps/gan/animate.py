@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from autolink.errors import UserError, command
+from autolink.pixels import to_uint8, unit_from_bytes
 from autolink.progress import Bar
 from autolink.ranges import Count, Range
 from autolink.video import DEFAULT_FRAME_RATE, check_output, open_frames, write_video
-from autolink.visualize import image_grid, to_uint8
+from autolink.visualize import image_grid
 from autolink_apps.gan.generator import ConditionalGAN
 from autolink_apps.gan.poses import (
     TABLE_SUFFIXES,
@@ -106,7 +107,7 @@ def enlarged(images: Tensor) -> np.ndarray:
     """Images (N, 3, S, S) uint8 side by side, each at least `SMALLEST_CELL` wide: (H, W, 3) uint8."""
     factor = -(-SMALLEST_CELL // images.shape[-1])
     if factor > 1:
-        images = to_uint8(functional.interpolate(images.float() / 255, scale_factor=factor, mode="bicubic"))
+        images = to_uint8(functional.interpolate(unit_from_bytes(images), scale_factor=factor, mode="bicubic"))
     return image_grid(images, columns=len(images)).permute(1, 2, 0).contiguous().numpy()
 
 

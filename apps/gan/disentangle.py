@@ -25,6 +25,7 @@ from autolink.data.sample import Sample, SampleSet, evenly, spread
 from autolink.geometry import pixel_grid
 from autolink.graph import detect_spread
 from autolink.metrics import Labelled, visible_error
+from autolink.pixels import unit_from_bytes
 from autolink.training import seeded_generator
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.metrics import CHUNK, mean_distance
@@ -84,8 +85,8 @@ def disentanglement(gan: ConditionalGAN, held_out: SampleSet, training: SampleSe
     """
     first, second, one_individual = two_poses(held_out, count)
     device, labelled = gan.poses.device, held_out.landmark_count > 0
-    a, b = (torch.stack([sample.image for sample in part]).to(device).float() / 255 for part in (first, second))
-    pose_a, pose_b = (_detect(gan, images) for images in (a, b))
+    a, b = (unit_from_bytes(torch.stack([s.image for s in part]).to(device)) for part in (first, second))
+    pose_a, pose_b = (gan.autolink.detect(images, CHUNK).xy for images in (a, b))
     points_a, points_b = pose_a, pose_b
     if labelled:
         points_a, points_b = (torch.stack([s.landmarks for s in part]).to(device) for part in (first, second))
@@ -94,7 +95,7 @@ def disentanglement(gan: ConditionalGAN, held_out: SampleSet, training: SampleSe
     made = {"start": (pose_a, noise[0]), "pose": (pose_b, noise[0]), "appearance": (pose_a, noise[1])}
     images = {name: _sample(gan, *given) for name, given in made.items()}
     start, other_pose, other_appearance = (
-        Views(_detect(gan, images[name]), colours_at(images[name], points))
+        Views(gan.autolink.detect(images[name], CHUNK).xy, colours_at(images[name], points))
         for name, points in (("start", points_a), ("pose", points_b), ("appearance", points_a))
     )
     real_a, real_b = Views(pose_a, colours_at(a, points_a)), Views(pose_b, colours_at(b, points_b))
@@ -122,10 +123,6 @@ def disentanglement(gan: ConditionalGAN, held_out: SampleSet, training: SampleSe
 
 def _sample(gan: ConditionalGAN, poses: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([gan.sample(*part) for part in zip(poses.split(CHUNK), noise.split(CHUNK))])
-
-
-def _detect(gan: ConditionalGAN, images: Tensor) -> Tensor:
-    return torch.cat([gan.autolink.detect(part).xy for part in images.split(CHUNK)])
 
 
 def _change(before: Views, after: Views) -> dict[str, float]:

@@ -19,12 +19,13 @@ from accelerate import Accelerator
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
+from autolink.pixels import unit_from_bytes
 from autolink.ranges import Checked, Range, Whole
 from autolink.training import CHECKPOINT
 from autolink.weights import read_tensors
 from autolink_apps.gan.disentangle import disentanglement
 from autolink_apps.gan.generator import ConditionalGAN
-from autolink_apps.gan.metrics import Distances, FeatureNetwork, open_features, pose_consistency, real_pose_error
+from autolink_apps.gan.metrics import CHUNK, Distances, FeatureNetwork, open_features, pose_consistency, real_pose_error
 from autolink_apps.gan.poses import trained_on
 
 
@@ -77,8 +78,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
     samples = torch.stack([sample.image for sample in spread(held_out, options.held_out)])
-    samples = samples.to(accelerator.device).float() / 255
-    report |= {"held_out": len(samples), **pose_consistency(gan, gan.autolink.detect(samples).xy)}
+    samples = unit_from_bytes(samples.to(accelerator.device))
+    report |= {"held_out": len(samples), **pose_consistency(gan, gan.autolink.detect(samples, CHUNK).xy)}
     report["pose_error_real"] = real_pose_error(gan.autolink, samples)
     report["disentanglement"] = disentanglement(gan, held_out, training, options.held_out)
     return report

@@ -19,6 +19,7 @@ from torch.nn import functional
 from autolink.errors import command
 from autolink.export import write_onnx
 from autolink.outputs import refuse_inputs
+from autolink.pixels import unit_from_signed
 from autolink.ranges import Number, check
 from autolink.weights import own_file
 from autolink_apps.gan.generator import NOISE_SIZE, STRUCTURE_SIDE, ConditionalGAN
@@ -59,7 +60,7 @@ class _Sampling(nn.Module):
         edge_map = self.edges.relative(keypoints, self.size, engine="reference")
         structure = self.generator.structure.encode(self.shrink @ edge_map @ self.shrink.T)
         w = self.w_average + self.truncation * (self.generator.mapping(z) - self.w_average)
-        return (self.generator.paint(structure, w).clamp(-1, 1) + 1) / 2
+        return unit_from_signed(self.generator.paint(structure, w).clamp(-1, 1))
 
 
 def export_onnx(gan: ConditionalGAN, path: Path, truncation: float = 0.7) -> Path:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from autolink.adversarial import discriminator_loss, generator_loss, r1_penalty
 from autolink.model import AutoLink
+from autolink.pixels import unit_from_bytes
 
 MOST_REMEMBERED = 200_000
 """Images whose poses are remembered: tens of megabytes. Where more are trained on, there are GPUs, and finding a pose
@@ -167,7 +168,7 @@ class TrainingPoses:
         if not self.known.keys() >= set(names):
             # All of them, since networks may round differently in batches of other sizes.
             with self.accelerator.autocast():
-                found = self.autolink.detect(images.to(device).float() / 255).xy
+                found = self.autolink.detect(unit_from_bytes(images.to(device))).xy
             if len(self.known) < MOST_REMEMBERED:
                 self.known.update(zip(names, found.cpu(), strict=True))
             return found

@@ -23,6 +23,7 @@ from torch.nn import functional
 from autolink.adversarial import SMALLEST_SIDE, channels_at, initialise
 from autolink.layers import LEAKY_SLOPE, conv, down, scaled, up
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.pixels import unit_from_signed
 from autolink.ranges import Count, DoubledSide, Width, check
 from autolink.weights import PretrainedModel
 
@@ -264,7 +265,7 @@ class ConditionalGAN(PretrainedModel):
     @torch.no_grad()
     def paint(self, keypoints: Tensor, w: Tensor) -> Tensor:
         """Images of poses (B, K, 2) and embeddings (B, 256) or, one a layer, (B, L, 256): (B, 3, S, S) in [0, 1]."""
-        return (self.generator.synthesise(self.condition(keypoints), w).clamp(-1, 1) + 1) / 2
+        return unit_from_signed(self.generator.synthesise(self.condition(keypoints), w).clamp(-1, 1))
 
     @torch.no_grad()
     def paint_grid(self, keypoints: Tensor, w: Tensor) -> Tensor:

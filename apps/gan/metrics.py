@@ -28,6 +28,7 @@ from autolink.errors import UserError
 from autolink.losses import NetworkFeatures
 from autolink.masking import patch_mask
 from autolink.model import AutoLink
+from autolink.pixels import signed_from_unit, unit_from_bytes
 from autolink.training import logger, seeded_generator
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 
@@ -77,7 +78,9 @@ class SqueezeNetFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 512) of images (N, 3, S, S) in [0, 1]."""
         side = (SQUEEZENET_SIDE, SQUEEZENET_SIDE)
-        images = functional.interpolate(images * 2 - 1, side, mode="bilinear", align_corners=False, antialias=True)
+        images = functional.interpolate(
+            signed_from_unit(images), side, mode="bilinear", align_corners=False, antialias=True
+        )
         (features,) = self.network(images)
         return features.mean((2, 3))
 
@@ -245,7 +248,7 @@ class Distances:
     def _look_at_real(self, rank: int, world: int) -> None:
         features, poses = [], []
         for images in chunks(share(self.data, self.count, rank, world)):
-            images = images.to(self.gan.poses.device).float() / 255
+            images = unit_from_bytes(images.to(self.gan.poses.device))
             features.append(self._features(images))
             poses.append(self.gan.autolink.detect(images).xy)
         if sum(map(len, features)) * world <= NEIGHBOURS:
@@ -312,7 +315,8 @@ def real_pose_error(autolink: AutoLink, images: Tensor) -> float:
         Mean distance between the keypoints of an image and of its reconstruction, in percent of its side.
     """
     size = autolink.config.image_size
-    small = functional.interpolate(images * 2 - 1, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    images = signed_from_unit(images)
+    small = functional.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
     draws = seeded_generator(0, 0, 0, "reconstructed")
     parts = zip(small.split(CHUNK), patch_mask(len(small), size, generator=draws, device=small.device).split(CHUNK))
     again = torch.cat([autolink(part, mask).images.clamp(-1, 1) for part, mask in parts])

@@ -16,8 +16,9 @@ import tyro
 from torch import Tensor
 
 from autolink.errors import UserError, command
+from autolink.pixels import to_uint8
 from autolink.ranges import Count, Whole
-from autolink.visualize import image_grid, save_png, to_uint8
+from autolink.visualize import image_grid, save_png
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.poses import SampleOptions, check_options, draw, find_poses, load_gan, picture
 

@@ -26,10 +26,11 @@ from autolink.data import open_data
 from autolink.data.sample import SampleSet, spread
 from autolink.errors import UserError, command
 from autolink.outputs import refuse_inputs, write_json
+from autolink.pixels import to_uint8, unit_from_bytes
 from autolink.progress import Bar
 from autolink.ranges import Count, Number, Seed
 from autolink.training import seeded_generator
-from autolink.visualize import image_grid, save_png, to_uint8
+from autolink.visualize import image_grid, save_png
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.metrics import CHUNK, FeatureNetwork, chunks, nearest, open_features, share
 from autolink_apps.gan.poses import ModelOptions, load_gan, trained_on
@@ -85,7 +86,7 @@ def neighbours(options: Options) -> Path:
     if isinstance(training, IterableDataset) or len(training) < CLOSEST:
         raise UserError(f"--data {data}: expected a folder with {CLOSEST} training images or more, and no stream")
     features = open_features(options.features, gan.poses.device)
-    real = torch.stack([sample.image for sample in spread(held_out, options.samples)]).float() / 255
+    real = unit_from_bytes(torch.stack([sample.image for sample in spread(held_out, options.samples)]))
     made = sample_at_poses_of(gan, real, options.seed, options.truncation)
     made, real = closest(training, features, made, real)
     report = {
@@ -115,10 +116,9 @@ def neighbours(options: Options) -> Path:
 def sample_at_poses_of(gan: ConditionalGAN, images: Tensor, seed: int, truncation: float) -> Tensor:
     """A sample (N, 3, S, S) in [0, 1], on the CPU, in the pose of each image (N, 3, S, S) in [0, 1]."""
     z = torch.randn(len(images), NOISE_SIZE, generator=seeded_generator(seed, 0, 0, "neighbours"))
-    device, made = gan.poses.device, []
-    for part, noise in zip(images.split(CHUNK), z.split(CHUNK)):
-        made.append(gan.sample(gan.autolink.detect(part).xy, noise.to(device), truncation).cpu())
-    return torch.cat(made)
+    poses = gan.autolink.detect(images, CHUNK).xy
+    parts = zip(poses.split(CHUNK), z.to(poses.device).split(CHUNK))
+    return torch.cat([gan.sample(*part, truncation).cpu() for part in parts])
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def closest(training: SampleSet, features: torch.nn.Module, *groups: Tensor) -> 
 
     seen = chunks(share(training, len(training), 0, 1))
     seen = Bar(seen, "training images", -(-len(training) // CHUNK), unit="batch")
-    trained = torch.cat([look(part.float() / 255) for part in seen])
+    trained = torch.cat([look(unit_from_bytes(part)) for part in seen])
     return [Neighbours(images, *nearest(look(images), trained, CLOSEST)) for images in groups]
 
 

@@ -15,6 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,10 +31,12 @@ from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.geometry import from_pixels
 from autolink.images import square, why_unreadable
+from autolink.model import image_to_centre
 from autolink.outputs import refuse_inputs
+from autolink.pixels import to_uint8, unit_from_pictures
 from autolink.ranges import Checked, Count, Number, Seed
 from autolink.video import open_frames
-from autolink.visualize import edge_map_image, overlay, to_uint8
+from autolink.visualize import edge_map_image, overlay
 from autolink.weights import own_file, read_tensors
 from autolink_apps.gan.generator import NOISE_SIZE, STYLE_SIZE, ConditionalGAN
 
@@ -91,8 +94,7 @@ class Pose(NamedTuple):
         """The centred square of the image: (3, size, size) in [0, 1]; None if there is none."""
         if self.frame is None:
             return None
-        cut = np.array(square(Image.fromarray(self.frame), size))
-        return torch.from_numpy(cut).permute(2, 0, 1).float() / 255
+        return unit_from_pictures([np.array(square(Image.fromarray(self.frame), size))])[0]
 
 
 def load_gan(options: ModelOptions) -> ConditionalGAN:
@@ -249,14 +251,10 @@ def spread(total: int, count: int | None) -> list[int]:
 
 def detected_poses(path: Path, gan: ConditionalGAN, count: int | None, output: Path | None = None) -> Iterator[Pose]:
     """Poses found in an image, a folder of images or a video, a batch at a time."""
-    frames = _frames(path, count, output)
-    device = gan.poses.device
-    while batch := list(itertools.islice(frames, BATCH)):
-        images = (torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for _, frame in batch)
-        squares = torch.cat([gan.autolink.centre(image) for image in images]).to(device)
-        with torch.no_grad():
-            found = gan.autolink.locate(squares).xy.cpu()
-        yield from (Pose(name, keypoints, frame) for (name, frame), keypoints in zip(batch, found))
+    stream = gan.autolink.detect_stream(_frames(path, count, output), BATCH, picture=lambda named: named[1])
+    with closing(stream):
+        for (name, frame), found in stream:
+            yield Pose(name, image_to_centre(found.xy, *frame.shape[:2]), frame)
 
 
 def _frames(path: Path, count: int | None, output: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -307,11 +305,9 @@ def table_poses(path: Path, keypoints: int, count: int | None) -> Iterator[Pose]
         if source not in seen:
             seen[source] = _look_at(path, source)
         width, height, moves = seen[source]
-        side = min(width, height)
-        corner = torch.tensor([(width - side) // 2, (height - side) // 2])
         stem = Path(source).stem
         name = f"{stem}-{number:06d}" if moves else stem
-        yield Pose(name, from_pixels(torch.from_numpy(pixels) - corner, side, side).float())
+        yield Pose(name, image_to_centre(from_pixels(torch.from_numpy(pixels), height, width), height, width).float())
 
 
 def _read_csv(path: Path) -> list[tuple[str, int, np.ndarray]]:

@@ -24,9 +24,10 @@ from autolink.edit import parse_moves
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, lpips_distance
 from autolink.outputs import refuse_inputs
+from autolink.pixels import signed_from_unit, to_uint8
 from autolink.progress import Bar
 from autolink.ranges import Count, Seed
-from autolink.visualize import edge_map_image, image_grid, save_png, to_uint8
+from autolink.visualize import edge_map_image, image_grid, save_png
 from autolink.weights import own_file, write_safetensors
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.poses import TABLE_SUFFIXES, ModelOptions, check_poses, given_poses, load_gan
@@ -155,7 +156,7 @@ def project_image(options: Options) -> Path:
     other = own if options.pose is None else next(given_poses([options.pose], gan, 1))
     image, keypoints = own.square(gan.config.image_size)[None].to(device), own.keypoints[None].to(device)
     wanted = other.keypoints[None].to(device) + movement
-    found = project(gan, image * 2 - 1, keypoints, distance, options.steps, options.per_layer, options.seed)
+    found = project(gan, signed_from_unit(image), keypoints, distance, options.steps, options.per_layer, options.seed)
 
     panels = [image, gan.paint(keypoints, found.w), edge_map_image(gan.condition(wanted))]
     if not torch.equal(wanted, keypoints):

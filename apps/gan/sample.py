@@ -25,8 +25,9 @@ from torch import Tensor
 
 from autolink.errors import UserError, command
 from autolink.outputs import refuse_inputs
+from autolink.pixels import to_uint8
 from autolink.progress import Bar, Progress, as_asked
-from autolink.visualize import image_grid, save_png, to_uint8
+from autolink.visualize import image_grid, save_png
 from autolink_apps.gan.generator import ConditionalGAN
 from autolink_apps.gan.poses import (
     SampleOptions,

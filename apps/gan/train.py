@@ -23,6 +23,7 @@ from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.losses import Features, light_features
 from autolink.model import AutoLink
+from autolink.pixels import unit_from_bytes
 from autolink.progress import as_asked
 from autolink.ranges import Count, DoubledSide, NotNegative, Whole, Width
 from autolink.runs import Stop
@@ -193,7 +194,7 @@ def train(options: Options) -> Path:
     gan.poses.copy_(poses_of(gan.autolink, bank))
     held_out = spread(held_out, HELD_OUT)
     held_out_poses = poses_of(gan.autolink, held_out)
-    examples = torch.stack([sample.image for sample in held_out]).to(device).float() / 255
+    examples = unit_from_bytes(torch.stack([sample.image for sample in held_out]).to(device))
     mark = {"pose_error_real": real_pose_error(gan.autolink, examples)}
     distances = features and Distances(accelerator, gan, data, features.to(device), options.metric_images)
 

@@ -28,7 +28,7 @@ from autolink.graph import skeleton
 from autolink.images import square
 from autolink.inference import fold, half_precision
 from autolink.model import AutoLink
-from autolink.visualize import to_uint8
+from autolink.pixels import signed_from_bytes, to_uint8, unit_from_pictures, unit_from_signed
 from autolink.weights import read_header, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.page.follow import HEADS, NAMES, Following, brought_to, following
@@ -172,7 +172,7 @@ class Portrait(_Performer):
     def open(self, picture: Image.Image | None) -> Scene:
         """See `Performer`."""
         scene, _ = self.look(picture or first_picture(self))
-        image = torch.from_numpy(scene.shown).to(self.device).permute(2, 0, 1)[None].float() / 255
+        image = unit_from_pictures([scene.shown], self.device)
         with half_precision(self.device):
             source = self.model.encode(image, scene.points[None].to(self.device))
         scene.kept = {size: source._replace(pixels=_shrunk(source.pixels, size)) for size in SIZES}
@@ -224,7 +224,7 @@ class Reconstruction(_Performer):
     def open(self, picture: Image.Image | None) -> Scene:
         """See `Performer`."""
         scene, seen = self.look(picture or first_picture(self))
-        scene.kept = torch.from_numpy(seen).to(self.device).permute(2, 0, 1).float() / 127.5 - 1
+        scene.kept = signed_from_bytes(torch.from_numpy(seen).to(self.device).permute(2, 0, 1))
         return scene
 
     @torch.inference_mode()
@@ -237,7 +237,7 @@ class Reconstruction(_Performer):
             with half_precision(self.device):
                 graph = self.model.graph.channels(pose[None], (self.size, self.size))
                 made.append(self.model.decoder((scene.kept * mask)[None], graph).float())
-        return to_uint8(torch.cat(made) / 2 + 0.5)
+        return to_uint8(unit_from_signed(torch.cat(made)))
 
 
 KINDS = {PoseTransfer.task: (PoseTransfer, Portrait), ConditionalGAN.task: (ConditionalGAN, Generator)}

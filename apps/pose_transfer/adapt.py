@@ -31,6 +31,7 @@ from autolink.errors import UserError, command
 from autolink.images import square
 from autolink.losses import Features, PerceptualLoss
 from autolink.model import AutoLink
+from autolink.pixels import pictures_from_bytes
 from autolink.progress import Bar
 from autolink.ranges import Count, NotNegative
 from autolink.runs import Stop
@@ -318,8 +319,7 @@ def split(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 def nearest_frames(autolink: AutoLink, frames: Tensor, poses: Tensor) -> Tensor:
     """For each of the poses (M, K, 2), the one of frames (N, 3, S, S) uint8 whose keypoints are nearest."""
-    batches = (batch.to(poses.device).float() / 255 for batch in frames.split(32))
-    found = torch.cat([autolink.detect(batch).xy for batch in batches])
+    found = autolink.detect(pictures_from_bytes(frames), batch_size=32).xy.to(poses.device)
     return frames[torch.cdist(poses.flatten(1), found.flatten(1)).argmin(1).cpu()]
 
 

@@ -9,6 +9,7 @@ import kornia.augmentation as kornia
 import torch
 from torch import Tensor, nn
 
+from autolink.pixels import signed_from_unit, unit_from_signed
 from autolink.training import global_draws
 
 
@@ -28,9 +29,10 @@ def augment(source: Tensor, driving: Tensor, generator: torch.Generator) -> tupl
     """
     with global_draws(generator):  # kornia's
         moved = _PLACES(torch.cat([source, driving], dim=1))  # as channels of one image they move as one,
-        coloured = _COLOURS(torch.cat(moved.chunk(2, dim=1), dim=3) / 2 + 0.5)  # side by side they get one colour
+        beside = torch.cat(moved.chunk(2, dim=1), dim=3)  # and side by side they get one colour
+        coloured = _COLOURS(unit_from_signed(beside))
     source, driving = (frames.contiguous(memory_format=torch.channels_last) for frames in coloured.chunk(2, dim=3))
-    return source * 2 - 1, driving * 2 - 1
+    return signed_from_unit(source), signed_from_unit(driving)
 
 
 _PLACES = nn.Sequential(

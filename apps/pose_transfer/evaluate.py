@@ -39,9 +39,9 @@ from autolink.graph import detect_spread, maximum_spanning_tree
 from autolink.inference import Precision, fold, half_precision
 from autolink.metrics import Labelled
 from autolink.outputs import refuse_inputs
+from autolink.pixels import pictures_from_bytes, to_uint8, unit_from_bytes
 from autolink.progress import Bar
 from autolink.ranges import Checked, Count, Range
-from autolink.visualize import to_uint8
 
 from .casting import kept_inside
 from .metrics import (
@@ -55,7 +55,6 @@ from .metrics import (
     looks_distance,
     motion_correlation,
     psnr,
-    shares,
     sharpness,
     still_pixels,
 )
@@ -167,7 +166,7 @@ class Judge:
 
     def detect(self, video: Tensor) -> Tensor:
         """Keypoints (T, K, 2) of a video (T, 3, S, S) uint8, on the CPU."""
-        return self._in_batches(lambda part: self.model.autolink.detect(shares(part)).xy, video)
+        return self.model.autolink.detect(pictures_from_bytes(video), self.options.batch_size).xy.cpu()
 
     def describe(self, video: Tensor) -> Tensor:
         """Descriptors (T, D) of a video, on the CPU."""
@@ -180,7 +179,7 @@ class Judge:
     def paint(self, way: Way, image: Tensor, keypoints: Tensor, poses: Tensor) -> Tensor:
         """A source (3, S, S) uint8 with its keypoints (K, 2) in poses (T, K, 2): (T, 3, S, S) uint8."""
         with half_precision(self.device, self.options.precision):
-            source = way.model.encode(shares(image[None].to(self.device)), keypoints[None].to(self.device))
+            source = way.model.encode(unit_from_bytes(image[None].to(self.device)), keypoints[None].to(self.device))
             if way.enlarged:
                 source = source._replace(pixels=source.images)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autolink.errors import command
 from autolink.export import resizing, write_onnx
 from autolink.outputs import refuse_inputs
+from autolink.pixels import signed_from_unit
 from autolink.ranges import Checked
 from autolink.weights import own_file
 
@@ -60,7 +61,7 @@ class _Transfer(nn.Module):
 
     def forward(self, source: Tensor, source_keypoints: Tensor, keypoints: Tensor) -> Tensor:
         side = source.shape[-1]
-        shrinking, pixels = resizing(side, side, self.size), source * 2 - 1
+        shrinking, pixels = resizing(side, side, self.size), signed_from_unit(source)
         seen = shrinking @ pixels @ shrinking.T
         source_map, driving_map = (
             self.edges.relative(pose, self.size, engine="reference") for pose in (source_keypoints, keypoints)

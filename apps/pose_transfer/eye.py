@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from autolink.detector import Keypoints
 from autolink.inference import Precision, half_precision
+from autolink.pixels import unit_from_pictures
 
 from .model import PoseTransfer
 from .sparing import Batches
@@ -48,12 +48,7 @@ class Eye:
         return Keypoints(*(torch.cat(parts) for parts in zip(*found)))
 
     def _detect(self, squares: Sequence[np.ndarray]) -> Keypoints:
-        images = floats(squares, self.model.autolink.edge_weights.device)
+        images = unit_from_pictures(squares, self.model.autolink.edge_weights.device)
         with half_precision(images.device, self.precision):
             xy, confidence = (part.cpu() for part in self.model.autolink.detect(images))
         return Keypoints(xy, (confidence * self.scale).clamp(max=1))
-
-
-def floats(squares: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """Squares (S, S, 3) uint8 as images (B, 3, S, S) in [0, 1] on a device."""
-    return torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2).float() / 255

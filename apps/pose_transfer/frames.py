@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autolink.data import open_data
+from autolink.pixels import unit_from_bytes
 from autolink.visualize import save_png
 
 from .adapt import nearest_frames, read_frames
@@ -65,11 +66,11 @@ def held_out(model: PoseTransfer, frames: Path) -> dict[str, dict[str, float]]:
     numbers = {}
     for clip in ("src", "driver"):
         known, last = _images(frames, size, "train", f"{clip}-0"), _images(frames, size, "val", clip)
-        source, wanted = known[:1].to(device) / 255, last.to(device) / 255
-        poses, confidence = map(torch.cat, zip(*(model.autolink.detect(batch) for batch in wanted.split(AT_ONCE))))
+        source, wanted = unit_from_bytes(known[:1].to(device)), unit_from_bytes(last.to(device))
+        poses, confidence = model.autolink.detect(wanted, AT_ONCE)
         encoded = model.encode(source, model.autolink.detect(source).xy)
         made = torch.cat([model.drive(encoded, batch) for batch in poses.split(AT_ONCE)])
-        nearest = nearest_frames(model.autolink, known, poses).to(device) / 255
+        nearest = unit_from_bytes(nearest_frames(model.autolink, known, poses).to(device))
         candidates = {"l1": made, "l1_of_copying": source, "l1_of_nearest": nearest}
         l1 = {name: (images - wanted).abs().mean() for name, images in candidates.items()}
         found = {**l1, "keypoint_spread": spread(poses).mean(), "confidence": confidence.mean()}

@@ -19,7 +19,8 @@ from torch.nn import functional
 from autolink.adversarial import discriminator_loss, generator_loss, r1_penalty
 from autolink.data.sample import evenly
 from autolink.losses import PerceptualLoss
-from autolink.visualize import edge_map_image, image_grid, to_uint8
+from autolink.pixels import to_uint8, unit_from_signed
+from autolink.visualize import edge_map_image, image_grid
 
 from .model import PoseTransfer
 
@@ -139,7 +140,7 @@ def errors(
 def picture(inputs: Inputs, driving: Tensor, *made: Tensor) -> Tensor:
     """Some pairs at even distances, a row each: source | driving | edge map | what was made; (3, H, W) uint8."""
     shown = evenly(len(driving), AT_ONCE)
-    images = [(part[shown] + 1) / 2 for part in (inputs.images, driving, *made)]
+    images = [unit_from_signed(part[shown]) for part in (inputs.images, driving, *made)]
     images.insert(2, edge_map_image(inputs.driving_edge_map[shown]))
     rows = torch.stack([to_uint8(image) for image in images], dim=1).flatten(0, 1)
     return image_grid(rows, columns=len(images))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from autolink.losses import Features, PerceptualLoss, lpips_distance
 from autolink.metrics import Labelled, apply_linear, fit_linear, interocular_distance
+from autolink.pixels import signed_from_unit, unit_from_bytes
 
 Perceptual = Literal["lpips", "vgg16", "squeezenet", "builtin", "pyramid"]
 """LPIPS on SqueezeNet as people's judgements calibrated it, or a loss of training, which nobody calibrated."""
@@ -28,19 +29,14 @@ FEWEST_STILL = 0.01
 """Share of the pixels that must be still, or there is no background to judge."""
 
 
-def shares(video: Tensor) -> Tensor:
-    """A video (T, 3, S, S) uint8 in shares of the range."""
-    return video.float() / 255
-
-
 def l1(made: Tensor, true: Tensor) -> Tensor:
     """Mean absolute error of each frame: two (T, 3, S, S) uint8 → (T,)."""
-    return (shares(made) - shares(true)).abs().mean((1, 2, 3))
+    return (unit_from_bytes(made) - unit_from_bytes(true)).abs().mean((1, 2, 3))
 
 
 def psnr(made: Tensor, true: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each frame in dB: two (T, 3, S, S) uint8 → (T,), infinite where equal."""
-    return -10 * (shares(made) - shares(true)).square().mean((1, 2, 3)).log10()
+    return -10 * (unit_from_bytes(made) - unit_from_bytes(true)).square().mean((1, 2, 3)).log10()
 
 
 def sharpness(video: Tensor) -> float:
@@ -48,7 +44,7 @@ def sharpness(video: Tensor) -> float:
 
     Noise has much of it as well, so it is to be compared with the true clip's.
     """
-    values = shares(video)
+    values = unit_from_bytes(video)
     return sum(values.diff(dim=axis).square().mean().item() for axis in (-1, -2))
 
 
@@ -60,12 +56,12 @@ def flicker(video: Tensor) -> float:
     Returns:
         A share of the range; NaN of fewer than three frames.
     """
-    return shares(video).diff(n=2, dim=0).abs().mean().item()
+    return unit_from_bytes(video).diff(n=2, dim=0).abs().mean().item()
 
 
 def still_pixels(clip: Tensor) -> Tensor:
     """Which pixels of a true clip (T, 3, S, S) uint8 never move, see `STILL`: (S, S) bool."""
-    return (shares(clip.amax(0)) - shares(clip.amin(0))).amax(0) <= STILL
+    return (unit_from_bytes(clip.amax(0)) - unit_from_bytes(clip.amin(0))).amax(0) <= STILL
 
 
 def background_error(made: Tensor, true: Tensor, still: Tensor) -> float:
@@ -76,7 +72,7 @@ def background_error(made: Tensor, true: Tensor, still: Tensor) -> float:
     """
     if still.float().mean() < FEWEST_STILL:
         return math.nan
-    return (shares(made[..., still]) - shares(true[..., still])).abs().mean().item()
+    return (unit_from_bytes(made[..., still]) - unit_from_bytes(true[..., still])).abs().mean().item()
 
 
 def keypoint_distance(found: Tensor, wanted: Tensor) -> float:
@@ -143,7 +139,7 @@ class Likeness(nn.Module):
 
     def distances(self, made: Tensor, true: Tensor) -> Tensor:
         """Perceptual distance of each frame: two (T, 3, S, S) uint8 → (T,)."""
-        made, true = shares(made) * 2 - 1, shares(true) * 2 - 1
+        made, true = signed_from_unit(unit_from_bytes(made)), signed_from_unit(unit_from_bytes(true))
         if self.calibrated:
             return self.distance(made, true).flatten()
         return torch.stack([self.distance(*pair) for pair in zip(made.split(1), true.split(1))])
@@ -156,7 +152,7 @@ class Likeness(nn.Module):
         frames of two people in 99.8 of 100 cases, two clips of one person in 66: it tells looks, with light and
         scene, rather than persons.
         """
-        stages = self.features(shares(images) * 2 - 1)
+        stages = self.features(signed_from_unit(unit_from_bytes(images)))
         moments = (torch.cat([x.mean((2, 3)), x.std((2, 3))], dim=1) for x in stages)
         return functional.normalize(torch.cat([functional.normalize(m) for m in moments], dim=1))
 

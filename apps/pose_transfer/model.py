@@ -26,6 +26,7 @@ from torch.nn import functional
 from autolink.adversarial import SMALLEST_SIDE, channels_at, initialise
 from autolink.layers import LEAKY_SLOPE, ConvDown, conv, up
 from autolink.model import AutoLink, AutoLinkConfig
+from autolink.pixels import signed_from_unit
 from autolink.ranges import DoubledSide, Width, check
 from autolink.weights import PretrainedModel
 
@@ -212,7 +213,7 @@ class PoseTransfer(PretrainedModel):
         size, (height, width) = self.config.image_size, images.shape[-2:]
         if height != width or width < size:
             raise ValueError(f"encode takes squares of {size}x{size} or more, not {width}x{height}")
-        pixels = images * 2 - 1
+        pixels = signed_from_unit(images)
         if width > size:
             images = functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=True)
         else:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from autolink.background import ahead
 from autolink.inference import half_precision
+from autolink.pixels import signed_from_unit, to_uint8, unit_from_pictures
 from autolink.video import FrameSource
-from autolink.visualize import edge_map_image, to_uint8
+from autolink.visualize import edge_map_image
 
 from .casting import Casting, Driver, Shown, resting, running
 from .composing import Sketch, finished
-from .eye import floats
 from .framing import cut
 from .model import Source
 from .models import Models
@@ -133,7 +133,7 @@ class Painter:
     def finish(self, moment: Moment, draft: Draft) -> Painted:
         """A frame in the pixels of its source."""
         if moment.square is not self.square:
-            self.square, self.pixels = moment.square, floats([moment.square], self.device) * 2 - 1
+            self.square, self.pixels = moment.square, signed_from_unit(unit_from_pictures([moment.square], self.device))
         image = _bytes(finished(draft.sketch, self.pixels))
         if draft.edge_map is None:
             return Painted(moment.shown, image, None)
@@ -154,7 +154,7 @@ class Painter:
 
     def _encode(self, moments: list[Moment]) -> Source:
         poses = self.casting.source.poses[[moment.shown.index for moment in moments]].to(self.device)
-        return self.model.encode(floats([moment.seen for moment in moments], self.device), poses)
+        return self.model.encode(unit_from_pictures([moment.seen for moment in moments], self.device), poses)
 
 
 def _bytes(image: Tensor) -> np.ndarray:

@@ -22,6 +22,7 @@ from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, light_features
 from autolink.model import AutoLink
+from autolink.pixels import unit_from_signed
 from autolink.progress import as_asked
 from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative, Width
 from autolink.runs import Stop
@@ -153,7 +154,7 @@ def train(options: Options) -> Path:
     model = model.to(device)
     if not len(model.autolink.poses):
         model.autolink.poses = bank_of(model.autolink, options)
-    usual_confidence = model.autolink.detect((held_out[1] + 1) / 2).confidence.mean().item()
+    usual_confidence = model.autolink.detect(unit_from_signed(held_out[1])).confidence.mean().item()
     network = model.network.to(memory_format=torch.channels_last)
     model.network = (ema := Ema(network)).module
     adam = torch.optim.Adam(network.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)

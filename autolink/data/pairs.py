@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from autolink.data.sample import SampleSet, evenly
 from autolink.errors import UserError
+from autolink.pixels import unit_from_bytes
 
 PARTNERS = 100
 """Pairs in one round of the data for each frame; a short clip has fewer partners to offer and repeats
@@ -106,5 +107,5 @@ class FramePairs(Dataset[Pair]):
 
 def _likeness(first: Tensor, second: Tensor) -> tuple[float, float]:
     """Correlation and mean absolute difference of two images (3, S, S) uint8, small and grey."""
-    both = functional.adaptive_avg_pool2d(torch.stack([first, second]).float().mean(1) / 255, 16).flatten(1)
+    both = functional.adaptive_avg_pool2d(unit_from_bytes(torch.stack([first, second])).mean(1), 16).flatten(1)
     return torch.corrcoef(both).nan_to_num(1)[0, 1].item(), (both[0] - both[1]).abs().mean().item()
