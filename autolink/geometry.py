@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MIN_SPREAD = 0.05
+"""A pose with a spread below this (2.5 % of the image's side) has no size worth measuring."""
+
 
 def pixel_centres(count: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Coordinates of the centres of `count` pixels along one axis.
@@ -84,3 +87,13 @@ def closest_on_segment(points: Tensor, start: Tensor, end: Tensor) -> tuple[Tens
     safe = torch.where(length_squared > 0, length_squared, torch.ones_like(length_squared))
     t = (((points - start) * direction).sum(-1, keepdim=True) / safe).clamp(0, 1)
     return start + t * direction, t
+
+
+def centre(poses: Tensor) -> Tensor:
+    """Mean position: (..., K, 2) → (..., 1, 2)."""
+    return poses.mean(dim=-2, keepdim=True)
+
+
+def spread(poses: Tensor) -> Tensor:
+    """Size of poses, the root mean squared distance to their centre: (..., K, 2) → (..., 1, 1)."""
+    return (poses - centre(poses)).square().sum(-1, keepdim=True).mean(-2, keepdim=True).sqrt()

@@ -28,9 +28,10 @@ from PIL import Image
 
 from autolink import model, predictor
 from autolink.devices import computes_bfloat16, pick_device
+from autolink.tracking import follow
 from autolink.video import write_video
 from autolink_apps.demo import HEAD, turning
-from autolink_apps.pose_transfer import following, models, painting
+from autolink_apps.pose_transfer import models, painting
 
 transferring = importlib.import_module("autolink_apps.pose_transfer.transfer")
 
@@ -56,7 +57,7 @@ def use_plain_path() -> None:
     def in_turn(items: Iterable[object], depth: int = 1) -> Iterator[object]:
         yield from items
 
-    for module in (model, predictor, following, painting, transferring):
+    for module in (model, predictor, follow, painting, transferring):
         module.ahead = in_turn
     for module in (predictor, models):
         module.fold = lambda model: model

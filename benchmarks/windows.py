@@ -21,13 +21,12 @@ import torch
 import tyro
 from _measure import print_table, seconds
 
+from autolink.batching import Batches
 from autolink.data.figures import Figure, Scene
 from autolink.data.skeleton import POSE_SIZE
+from autolink.tracking.search import search_by_confidence, search_by_steadiness
+from autolink.tracking.windows import Window, absolute_window, whole
 from autolink_apps.pose_transfer import PoseTransfer
-from autolink_apps.pose_transfer.eye import Eye
-from autolink_apps.pose_transfer.framing import Window, absolute_window, whole
-from autolink_apps.pose_transfer.searching import search_by_confidence, search_by_steadiness
-from autolink_apps.pose_transfer.sparing import Batches
 
 WIDTH, HEIGHT, POSES = 288, 512, 4
 
@@ -63,12 +62,12 @@ def clip(seed: int) -> Clip:
 def compare(options: Options) -> None:
     """Print a line for the middle, and for either criterion."""
     model = PoseTransfer.from_pretrained(options.model)
-    eye = Eye(model, "float32", Batches(32))
+    detector = model.window_detector("float32", Batches(32))
     clips = [clip(seed) for seed in range(options.clips)]
     criteria: dict[str, Callable[[Clip], Window]] = {
         "middle": lambda clip: whole(WIDTH, HEIGHT, "crop"),
-        "confidence": lambda clip: search_by_confidence(eye, clip.frames[0], "clip"),
-        "steadiness": lambda clip: absolute_window(search_by_steadiness(eye, clip.frames, "clip"), WIDTH, HEIGHT),
+        "confidence": lambda clip: search_by_confidence(detector, clip.frames[0], "clip"),
+        "steadiness": lambda clip: absolute_window(search_by_steadiness(detector, clip.frames, "clip"), WIDTH, HEIGHT),
     }
     rows = []
     for name, find in criteria.items():

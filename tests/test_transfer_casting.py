@@ -12,11 +12,11 @@ from transfer_files import tiny_model
 
 from autolink import UserError
 from autolink.graph import maximum_spanning_tree
+from autolink.tracking.follow import Track, steady
+from autolink.tracking.windows import rebase
 from autolink.video import VideoFrame
 from autolink_apps.pose_transfer import motion
 from autolink_apps.pose_transfer.casting import bridged, candidates, cast, kept_inside, resting, running
-from autolink_apps.pose_transfer.following import Track, steady
-from autolink_apps.pose_transfer.framing import rebase
 
 NAMES = Path("source.mp4"), Path("driver.mp4")
 

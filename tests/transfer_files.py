@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from autolink import AutoLink, AutoLinkConfig
+from autolink.batching import Batches
 from autolink.data.synthetic import synthetic_clip
 from autolink.detector import Keypoints
 from autolink.video import VideoFrame, write_video
 from autolink_apps.pose_transfer import PoseTransfer, PoseTransferConfig
 from autolink_apps.pose_transfer import transfer as transferring
-from autolink_apps.pose_transfer.sparing import Batches
 
 TINY = AutoLinkConfig(keypoints=4, thickness=5e-3, image_size=32, width=0.1)
 TIMES = [Fraction(k * (k + 5), 100) for k in range(20)]  # a variable frame rate
@@ -87,7 +87,7 @@ def pictures(folder: Path) -> np.ndarray:
 DOTS = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.0, 0.6]])
 
 
-class DotEye:
+class DotDetector:
     """Finds a red, a green and a blue dot; certain if they are large in the square and all there."""
 
     size = 64

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
@@ -19,26 +19,26 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from autolink.batching import Batches
 from autolink.data import open_data
 from autolink.detector import Keypoints
 from autolink.devices import pick_device
 from autolink.edit import CHANGED, unchanged
 from autolink.errors import UserError
+from autolink.geometry import MIN_SPREAD, spread
 from autolink.graph import skeleton
 from autolink.images import square
 from autolink.inference import fold, half_precision
 from autolink.model import AutoLink
 from autolink.pixels import signed_from_bytes, to_uint8, unit_from_pictures, unit_from_signed
+from autolink.tracking.confidence import CERTAIN, LOW_CONFIDENCE, WindowDetector
+from autolink.tracking.search import SLACK, search_by_confidence
+from autolink.tracking.windows import Window, cut, inside, whole
 from autolink.weights import read_header, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.page.follow import HEADS, NAMES, Following, brought_to, following
 from autolink_apps.page.messages import SIZES, Look
-from autolink_apps.pose_transfer.eye import CERTAIN, LOW_CONFIDENCE, Eye
-from autolink_apps.pose_transfer.framing import Window, cut, inside, whole
 from autolink_apps.pose_transfer.model import PoseTransfer
-from autolink_apps.pose_transfer.motion import MIN_SPREAD, spread
-from autolink_apps.pose_transfer.searching import SLACK, search_by_confidence
-from autolink_apps.pose_transfer.sparing import Batches
 
 SHOWN = 512
 """Side of what is shown of a picture, at most."""
@@ -86,14 +86,6 @@ class Performer(Protocol):
         """Poses (B, K, 2) as pictures (B, 3, R, R), or of a generator (B·n, 3, R, R), uint8."""
 
 
-class _Watched(NamedTuple):
-    """What an `Eye` needs to know of a model that is an AutoLink and nothing else."""
-
-    autolink: AutoLink
-    config: Any
-    metadata: dict[str, Any]
-
-
 class _Performer:
     """What performers share: how a picture is looked at."""
 
@@ -103,7 +95,7 @@ class _Performer:
         self.name, self.model, self.autolink = name, model, autolink
         self.device = autolink.edge_weights.device
         self.size: int = model.config.image_size
-        self.eye = Eye(_Watched(autolink, model.config, model.metadata), "auto", Batches(8))
+        self.detector = WindowDetector(autolink, self.size, model.metadata.get("usual_confidence"), batches=Batches(8))
         self.heads = str(model.metadata.get("data", "")) in HEADS
         self.following = following(bank.cpu(), autolink.graph.matrix().detach().cpu(), NAMES[self.heads])
         self.links = [
@@ -128,15 +120,15 @@ class _Performer:
 
     def knows(self, scene: Scene) -> bool:
         """Whether the picture shows what the model knows, as far as its confidence tells."""
-        return not scene.confidence < (CERTAIN if self.eye.sure else LOW_CONFIDENCE)
+        return not scene.confidence < (CERTAIN if self.detector.sure else LOW_CONFIDENCE)
 
     def _framed(self, image: np.ndarray, window: Window) -> tuple[Window, np.ndarray, Keypoints]:
         """A window, or a smaller one around an object that is small in it, what the network sees there, and finds."""
         seen = cut(image, window, self.size)
-        found = self.eye([seen])
+        found = self.detector([seen])
         size = spread(self.following.rest).item()
         for _ in range(2):
-            if not self.eye.sure or size < MIN_SPREAD:  # without a bank nobody knows how large it was
+            if not self.detector.sure or size < MIN_SPREAD:  # without a bank nobody knows how large it was
                 break
             share = max(spread(found.xy[0]).item() / size, 1 / 4)
             if share > SMALL or window.side * share < MIN_WINDOW:
@@ -145,18 +137,18 @@ class _Performer:
             near = Window(window.x + middle[0].item(), window.y + middle[1].item(), window.side * share)
             near = inside(near, image.shape[1], image.shape[0])
             closer = cut(image, near, self.size)
-            there = self.eye([closer])
+            there = self.detector([closer])
             if there.confidence.mean() < found.confidence.mean() - SLACK:
                 break
             window, seen, found = near, closer, there
         return window, seen, found
 
     def _window(self, picture: Image.Image) -> Window:
-        if not self.eye.sure:
+        if not self.detector.sure:
             return whole(*picture.size, "crop")
         shrink = max(1.0, max(picture.size) / SEARCHED)
         small = picture.resize((round(picture.width / shrink), round(picture.height / shrink)), reducing_gap=2.0)
-        window = search_by_confidence(self.eye, np.asarray(small), self.name)
+        window = search_by_confidence(self.detector, np.asarray(small), self.name)
         return Window(*(value * shrink for value in window))
 
 
@@ -271,7 +263,7 @@ def first_picture(performer: _Performer) -> Image.Image:
     if performer.heads:
         return portrait
     figure = Image.fromarray(open_data("synthetic", 256, "val")[0].image.permute(1, 2, 0).numpy())
-    found = performer.eye([np.asarray(square(picture, performer.size)) for picture in (portrait, figure)])
+    found = performer.detector([np.asarray(square(picture, performer.size)) for picture in (portrait, figure)])
     return (portrait, figure)[int(found.confidence.mean(1).argmax())]
 
 

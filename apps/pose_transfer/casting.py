@@ -20,11 +20,11 @@ from torch import Tensor
 from autolink.errors import UserError
 from autolink.graph import maximum_spanning_tree
 from autolink.smoothing import OneEuroFilter
+from autolink.tracking.confidence import LOW_CONFIDENCE
+from autolink.tracking.follow import Part, Track
 from autolink.video import VideoFrame
 
 from . import motion
-from .eye import LOW_CONFIDENCE
-from .following import Part, Track
 from .model import PoseTransfer
 
 SOURCE_FRAMES = 1000

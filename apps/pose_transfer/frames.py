@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from autolink.data import open_data
+from autolink.geometry import spread
 from autolink.pixels import unit_from_bytes
+from autolink.tracking.windows import Fit, cut, whole
 from autolink.visualize import save_png
 
 from .adapt import nearest_frames, read_frames
-from .framing import Fit, cut, whole
 from .model import PoseTransfer
-from .motion import spread
 
 AT_ONCE = 8
 """Frames that are painted at once."""

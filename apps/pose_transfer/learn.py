@@ -37,11 +37,11 @@ from autolink.outputs import read_json, replacing, write_json
 from autolink.progress import Progress, showing
 from autolink.ranges import Checked, Positive
 from autolink.runs import claim, claimed, difference, identity
+from autolink.tracking.windows import Fit
 from autolink.training import CHECKPOINT, RunOptions, logger
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
 from autolink_apps.pose_transfer.frames import held_out, keep_frames
-from autolink_apps.pose_transfer.framing import Fit
 from autolink_apps.pose_transfer.model import PoseTransfer
 
 IMAGE_SIZE = 128

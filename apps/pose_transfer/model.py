@@ -24,10 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autolink.adversarial import SMALLEST_SIDE, channels_at, initialise
+from autolink.batching import Batches
+from autolink.inference import Precision
 from autolink.layers import LEAKY_SLOPE, ConvDown, conv, up
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.pixels import signed_from_unit
 from autolink.ranges import DoubledSide, Width, check
+from autolink.tracking.confidence import WindowDetector
 from autolink.weights import PretrainedModel
 
 from .composing import Sketch, compose, finished, settle
@@ -190,6 +193,11 @@ class PoseTransfer(PretrainedModel):
         model = cls(PoseTransferConfig(image_size, width, appearance, autolink.config))
         model.autolink.load_state_dict(autolink.state_dict())
         return model
+
+    def window_detector(self, precision: Precision = "auto", batches: Batches | None = None) -> WindowDetector:
+        """The AutoLink's detector for the squares that this network sees."""
+        usual = self.metadata.get("usual_confidence")
+        return WindowDetector(self.autolink, self.config.image_size, usual, precision, batches)
 
     def train(self, mode: bool = True) -> PoseTransfer:
         """Train the network; the `AutoLink` stays in eval mode."""

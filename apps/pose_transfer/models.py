@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from autolink.batching import Batches
 from autolink.devices import pick_device
 from autolink.errors import UserError
 from autolink.inference import fold
 from autolink.runs import difference, identity, weights, weights_identity
+from autolink.tracking.follow import Track
+from autolink.tracking.windows import cut
 from autolink.training import CHECKPOINT, CONFIG, begun
 from autolink.video import FrameSource
 from autolink.weights import resolve
 
-from .eye import Eye
-from .following import Track
-from .framing import cut
 from .model import PoseTransfer
 from .options import Options, Pair
-from .sparing import Batches
 from .template import fingerprint
 
 DEFAULT_MODEL = "faces-transfer"
@@ -52,7 +51,7 @@ class Models:
         self.identity = fingerprint(model.autolink)
         self.weights = weights(file)
         self.model, self.name = fold(model), name
-        self.eye = Eye(self.model, self.options.precision, self.batches)
+        self.detector = self.model.window_detector(self.options.precision, self.batches)
         config = model.config
         self._check_size(config.image_size)
         print(f"model: {name} ({config.image_size}x{config.image_size}, {config.appearance} appearance)")
@@ -79,7 +78,7 @@ class Models:
         """Take the model as it is adapted to this source, whose frames are seen through the windows of `track`."""
         from .adapt import adapt
 
-        options, size = self.options, self.eye.size
+        options, size = self.options, self.detector.size
         framing = f"--crop {options.crop} --fit {options.fit}"
         about = {"data": identity(source.path), "model": weights_identity(self.base), "framing": framing}
         about |= {"steps": options.adapt}

@@ -26,13 +26,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, shortest_path
 from torch import Tensor
 
+from autolink.geometry import MIN_SPREAD, centre, spread
 from autolink.graph import Link
 
 Kind = Literal["relative", "absolute", "skeleton"]
 """How motion is retargeted: the names of the functions below."""
 
-MIN_SPREAD = 0.05
-"""A pose with a spread below this (2.5 % of the image's side) has no size worth measuring."""
 SCALE_LIMITS = (1 / 3, 3.0)
 """Movements are never scaled by more than this: beyond, one of the two poses is a failed detection."""
 MIN_BONE = 0.02
@@ -40,16 +39,6 @@ MIN_BONE = 0.02
 BUILD_LIMIT = 1.3
 """Proportions of two bodies differ by this factor at most. Beyond, a bone of one points at the camera and that of the
 other does not. Of 1.2 to 1.5, the best on synthetic figures; without, the error is a quarter larger."""
-
-
-def centre(poses: Tensor) -> Tensor:
-    """Mean position: (..., K, 2) → (..., 1, 2)."""
-    return poses.mean(dim=-2, keepdim=True)
-
-
-def spread(poses: Tensor) -> Tensor:
-    """Size of poses, the root mean squared distance to their centre: (..., K, 2) → (..., 1, 1)."""
-    return (poses - centre(poses)).square().sum(-1, keepdim=True).mean(-2, keepdim=True).sqrt()
 
 
 def normalised(poses: Tensor) -> Tensor:

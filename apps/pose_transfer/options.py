@@ -14,11 +14,11 @@ from autolink.outputs import refuse_inputs
 from autolink.progress import Progress
 from autolink.ranges import Checked, Count, NotNegative, Positive, Range
 from autolink.runs import contents
+from autolink.tracking.follow import Crop
+from autolink.tracking.windows import Fit
 from autolink.video import check_output
 from autolink.weights import own_file
 
-from .following import Crop
-from .framing import Fit
 from .motion import Kind
 
 Side = Annotated[int, Range(16, 4096)]

@@ -16,18 +16,18 @@ from PIL import Image
 from torch import Tensor
 
 from autolink.background import ahead
+from autolink.batching import Batches
 from autolink.inference import half_precision
 from autolink.pixels import signed_from_unit, to_uint8, unit_from_pictures
+from autolink.tracking.windows import cut
 from autolink.video import FrameSource
 from autolink.visualize import edge_map_image
 
 from .casting import Casting, Driver, Shown, resting, running
 from .composing import Sketch, finished
-from .framing import cut
 from .model import Source
 from .models import Models
 from .options import Options
-from .sparing import Batches
 
 
 class Moment(NamedTuple):
@@ -84,7 +84,7 @@ def _moments(
     models: Models, casting: Casting, source: FrameSource, driver: Driver, options: Options, side: int, begin: int
 ) -> Iterator[Moment]:
     """What goes into the frames of the result, from `begin` on."""
-    size, times = models.eye.size, casting.times[begin:]
+    size, times = models.detector.size, casting.times[begin:]
     runs = options.source_frame == "running"
     frames = running(source, times) if runs else resting(source, casting.source_frame, len(times))
     actors = islice(driver.part, begin, None) if driver.part and options.preview == "side-by-side" else repeat(None)

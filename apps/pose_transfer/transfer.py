@@ -2,9 +2,9 @@
 
 `autolink-transfer export` writes the network as ONNX (`export.py`).
 
-The driver is read as a stream twice: once for its keypoints (`following.py`), which are all that is kept of it and are
-retargeted to the source (`casting.py`); and once, beside the source, while frames are painted: decode → draw edges →
-paint → put back (`framing.py`) → encode. Stages have threads of their own, and memory does not grow with the length.
+The driver is read as a stream twice: once for its keypoints (`autolink.tracking`), which are all that is kept of it
+and are retargeted to the source (`casting.py`); and once, beside the source, while frames are painted: decode → draw
+edges → paint → put back → encode. Stages have threads of their own, and memory does not grow with the length.
 
 Shapes: T frames, B of a batch, K keypoints, S side of the network's images, R side of what is painted.
 """
@@ -25,12 +25,12 @@ import tyro
 from autolink.background import ahead
 from autolink.errors import Stopped, UserError, command
 from autolink.progress import Bar, as_asked
+from autolink.tracking.follow import Crop, Part, Track, look
+from autolink.tracking.windows import content, paste
 from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output
 from autolink.weights import resolve
 
 from .casting import Casting, Driver, Shown, candidates, cast
-from .following import Crop, Part, Track, look
-from .framing import content, paste
 from .models import Models
 from .options import Options, Pair, check, pairs_of, preview_path, settings_of
 from .painting import paint
@@ -117,7 +117,7 @@ def _study_driver(path: Path, models: Models, options: Options, files: ExitStack
     if path.suffix.lower() != ".safetensors":
         frames = files.enter_context(open_frames(path))
         part = Part(frames, options.start, options.end, options.max_frames)
-        return Driver(path, look(part, models.eye, _crop(options), options.fit), part, frames.frame_rate)
+        return Driver(path, look(part, models.detector, _crop(options), options.fit), part, frames.frame_rate)
     motion = load_motion(path)
     if motion.model != models.identity:
         raise UserError(f"{path}: keypoints of another AutoLink than that of {models.name}; save them with this model")
@@ -137,7 +137,7 @@ def _study_source(source: FrameSource, driver: Driver, models: Models, options: 
     end, count = candidates(options.source_frame, length)
     if options.adapt is not None:
         end = count = None  # learned from all of it
-    track = look(Part(source, 0, end, count), models.eye, _crop(options), options.fit)
+    track = look(Part(source, 0, end, count), models.detector, _crop(options), options.fit)
     why = f"{driver.path.name}, the driver"
     if len(times) == options.max_frames:
         why = "--max-frames"
@@ -171,7 +171,7 @@ def _motion(driver: Driver, identity: str) -> Motion:
 
 def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, models: Models, options: Options) -> None:
     """Paint all frames and write result and preview."""
-    size, frame_rate = models.eye.size, driver.frame_rate
+    size, frame_rate = models.detector.size, driver.frame_rate
     with ExitStack() as files:
         side = _side(source, casting, size, options)
         shape = _shape(source, side, options)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from autolink.batching import Batches
 from autolink.detector import Keypoints
 from autolink.inference import Precision, half_precision
+from autolink.model import AutoLink
 from autolink.pixels import unit_from_pictures
-
-from .model import PoseTransfer
-from .sparing import Batches
 
 CERTAIN = 0.69
 """Mean confidence of a frame that shows what the model knows, as it knows it: 98 % of unseen faces had more."""
@@ -27,18 +26,33 @@ LOW_CONFIDENCE = 0.3
 """A frame with less than this probably does not show it: cats and dogs have 0.3, noise and distant figures 0.04."""
 
 
-class Eye:
+class WindowDetector:
     """A model's detector for squares of bytes, in batches that fit into memory.
 
     A model that has learned little has wide heatmaps, so low confidences wherever it looks. Training notes
     how low they usually are (`usual_confidence`), and they are scaled to those of `faces`. Such confidences do not tell
     an object from an empty corner well enough to search windows by: the detector is not `sure`.
+
+    Args:
+        autolink: Whose detector.
+        size: S; default the AutoLink's own.
+        usual_confidence: Mean confidence where the object is shown as in training; default what the AutoLink's file
+            says, or that of `faces`.
+        precision: Of the network.
+        batches: How many squares it sees at a time.
     """
 
-    def __init__(self, model: PoseTransfer, precision: Precision, batches: Batches) -> None:
-        self.model, self.precision, self.batches = model, precision, batches
-        self.size = model.config.image_size
-        usual = model.metadata.get("usual_confidence", USUAL)
+    def __init__(
+        self,
+        autolink: AutoLink,
+        size: int | None = None,
+        usual_confidence: float | None = None,
+        precision: Precision = "auto",
+        batches: Batches | None = None,
+    ) -> None:
+        self.autolink, self.precision, self.batches = autolink, precision, batches or Batches(32)
+        self.size = size or autolink.config.image_size
+        usual = usual_confidence or autolink.metadata.get("usual_confidence", USUAL)
         self.scale, self.sure = max(1.0, USUAL / usual), usual >= CERTAIN
 
     @torch.inference_mode()
@@ -48,7 +62,7 @@ class Eye:
         return Keypoints(*(torch.cat(parts) for parts in zip(*found)))
 
     def _detect(self, squares: Sequence[np.ndarray]) -> Keypoints:
-        images = unit_from_pictures(squares, self.model.autolink.edge_weights.device)
+        images = unit_from_pictures(squares, self.autolink.device)
         with half_precision(images.device, self.precision):
-            xy, confidence = (part.cpu() for part in self.model.autolink.detect(images))
+            xy, confidence = (part.cpu() for part in self.autolink.detect(images))
         return Keypoints(xy, (confidence * self.scale).clamp(max=1))

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transfer_files import DOTS, DotEye, scene, tiny_model
+from transfer_files import DOTS, DotDetector, scene, tiny_model
 
+from autolink.batching import Batches
 from autolink.errors import UserError
+from autolink.tracking.follow import Follower, Part, Track, look, steady
+from autolink.tracking.windows import Window, absolute_window, rebase, whole
 from autolink.video import VideoFrame, open_frames
-from autolink_apps.pose_transfer.eye import Eye
-from autolink_apps.pose_transfer.following import Follower, Part, Track, look, steady
-from autolink_apps.pose_transfer.framing import Window, absolute_window, rebase, whole
-from autolink_apps.pose_transfer.sparing import Batches
 
 
 def walk(number: float) -> tuple[float, float, float]:
@@ -31,7 +30,7 @@ def in_pixels(pose: torch.Tensor, window: Window) -> torch.Tensor:
 
 @pytest.mark.parametrize("together", [1, 5])
 def test_the_window_follows_and_points_stay_true(together: int) -> None:
-    follow = Follower(DotEye(), "clip")
+    follow = Follower(DotDetector(), "clip")
     sides = []
     for begin in range(0, 50, together):
         numbers = range(begin, begin + together)
@@ -48,7 +47,7 @@ def test_the_window_follows_and_points_stay_true(together: int) -> None:
 
 
 def test_what_rests_beside_the_middle_leaves_its_window_alone() -> None:
-    follow = Follower(DotEye(), "clip")
+    follow = Follower(DotDetector(), "clip")
     for number in range(5):
         ((window,), _) = follow([VideoFrame(scene((230, 110, 60)), Fraction(number, 25))])
         torch.testing.assert_close(torch.tensor(window), torch.tensor(whole(400, 240, "crop")), atol=0.5, rtol=0)
@@ -68,23 +67,23 @@ def test_frames_seen_together_have_the_windows_of_those_seen_one_by_one() -> Non
     frames = [VideoFrame(scene(walk(number / 4)), Fraction(number, 25)) for number in range(40)]
     found, looks = [], []
     for together in (1, 5):
-        eye = DotEye()
-        follow = Follower(eye, "clip")
+        detector = DotDetector()
+        follow = Follower(detector, "clip")
         windows = [follow(frames[begin : begin + together])[0] for begin in range(0, 40, together)]
         found.append(torch.tensor([window for batch in windows for window in batch]))
-        looks.append(eye.looks)
+        looks.append(detector.looks)
     assert (found[0] - found[1]).abs().max() < 0.5  # pixels; from first to last it moves by 25
     assert looks[0] - looks[1] == 40 - 40 // 5
 
 
 def test_nobody_is_searched_for_less_and_less_often_and_may_come_later() -> None:
-    eye = DotEye()
-    follow = Follower(eye, "clip")
+    detector = DotDetector()
+    follow = Follower(detector, "clip")
     looks = []
     for number in range(50):
         ((window,), _) = follow([VideoFrame(scene(), Fraction(number, 5))])
         assert window == whole(400, 240, "crop")
-        looks.append(eye.looked_at)
+        looks.append(detector.looked_at)
     searches = [n for n, (a, b) in enumerate(zip([0, *looks], looks)) if b - a > 20]
     assert searches[0] == 0 and 2 <= len(searches) <= 4
     for number in range(50, 100):
@@ -96,7 +95,7 @@ def test_nobody_is_searched_for_less_and_less_often_and_may_come_later() -> None
 
 @pytest.mark.parametrize("together", [1, 5])
 def test_a_cut_to_another_place_is_searched_anew(together: int) -> None:
-    follow = Follower(DotEye(), "clip")
+    follow = Follower(DotDetector(), "clip")
     images = [scene((60, 60, 20) if number < 12 else (330, 170, 20)) for number in range(60)]
     for begin in range(0, 60, together):
         numbers = range(begin, begin + together)
@@ -107,8 +106,8 @@ def test_a_cut_to_another_place_is_searched_anew(together: int) -> None:
 @pytest.mark.parametrize("together", [1, 5])
 def test_what_leaves_its_window_at_once_is_looked_for_around_it(together: int) -> None:
     """At frame 7, the third of five seen together, it is 20 pixels further right, half out of its window."""
-    eye = DotEye()
-    follow = Follower(eye, "clip")
+    detector = DotDetector()
+    follow = Follower(detector, "clip")
     for begin in range(0, 15, together):
         numbers = range(begin, begin + together)
         places = [(200 + 20 * (number >= 7), 120, 20) for number in numbers]
@@ -128,7 +127,7 @@ def moving(tmp_path: Path) -> Path:
 
 def test_a_track_holds_each_frames_window(moving: Path) -> None:
     with open_frames(moving) as frames:
-        track = look(Part(frames), DotEye(), "auto", "crop")
+        track = look(Part(frames), DotDetector(), "auto", "crop")
     assert track.poses.shape == (12, 3, 2) and track.confidence.shape == (12, 3) and track.windows.shape == (12, 3)
     fixed = rebase(track.poses, track.windows, track.windows[0])
     travelled = (fixed[-1] - fixed[0]) * track.windows[0, 2] * 120 / 2  # 120 pixels are half the shorter side
@@ -143,15 +142,15 @@ def test_a_window_that_stays_is_the_middle(moving: Path) -> None:
             ("auto", "pad", 2 * 400 / 240, True),
             ("auto", "pad", 2 * 400 / 240, False),
         ):
-            track = look(Part(frames), DotEye(sure), crop, fit)
+            track = look(Part(frames), DotDetector(sure), crop, fit)
             torch.testing.assert_close(track.windows, torch.tensor([[0.0, 0.0, side]]).expand(12, 3))
 
 
 def test_an_unsure_detector_sees_all_of_a_clip_through_one_window(moving: Path) -> None:
     with open_frames(moving) as frames:
-        track = look(Part(frames), DotEye(sure=False), "auto", "crop")
+        track = look(Part(frames), DotDetector(sure=False), "auto", "crop")
         with pytest.raises(UserError, match="no frame of it is in the part asked for"):
-            look(Part(frames, 9), DotEye(sure=False), "auto", "crop")
+            look(Part(frames, 9), DotDetector(sure=False), "auto", "crop")
     assert (track.windows == track.windows[0]).all()
     window = absolute_window(Window(*track.windows[0].tolist()), 400, 240)
     for number, pose in enumerate(track.poses):
@@ -178,12 +177,12 @@ def test_part_of_a_clip(moving: Path) -> None:
 def test_confidence_is_scaled_to_what_is_usual_for_the_model() -> None:
     squares = [np.asarray(Image.effect_noise((32, 32), 80).convert("RGB"))] * 2
     model = tiny_model()
-    plain = Eye(model, "float32", Batches(4))(squares)
+    plain = model.window_detector("float32", Batches(4))(squares)
     model.metadata["usual_confidence"] = plain.confidence.mean().item()
-    scaled = Eye(model, "float32", Batches(4))(squares)
+    scaled = model.window_detector("float32", Batches(4))(squares)
     assert torch.equal(scaled.xy, plain.xy)
-    assert model.metadata["usual_confidence"] < 0.69 and not Eye(model, "float32", Batches(4)).sure
+    assert model.metadata["usual_confidence"] < 0.69 and not model.window_detector("float32", Batches(4)).sure
     assert torch.allclose(scaled.confidence, (plain.confidence * 0.8 / plain.confidence.mean()).clamp(max=1))
     model.metadata["usual_confidence"] = 0.95  # surer than faces: left as it is
-    sure = Eye(model, "float32", Batches(4))
+    sure = model.window_detector("float32", Batches(4))
     assert torch.equal(sure(squares).confidence, plain.confidence) and sure.sure

@@ -1,8 +1,8 @@
 """Where in a frame the object is: the window in which the detector knows it best.
 
-Two criteria. A detector that is sure of what it knows (`Eye.sure`) says by its confidence whether a window shows it.
-For one that is not, the keypoints tell: those that were found on the object stay on it when the window is moved a
-little, and those that were guessed move along with the window.
+Two criteria. A detector that is sure of what it knows (`WindowDetector.sure`) says by its confidence whether a window
+shows it. For one that is not, the keypoints tell: those that were found on the object stay on it when the window is
+moved a little, and those that were guessed move along with the window.
 
 Shapes: N frames, W windows, K keypoints, S side of the network's images.
 """
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from autolink.detector import Keypoints
+from autolink.geometry import MIN_SPREAD, spread
 from autolink.progress import Bar
-
-from .eye import CERTAIN, DOUBT, Eye
-from .framing import Window, absolute_window, cut, inside, relative_window, whole
-from .motion import MIN_SPREAD, spread
+from autolink.tracking.confidence import CERTAIN, DOUBT, WindowDetector
+from autolink.tracking.windows import Window, absolute_window, cut, inside, relative_window, whole
 
 SIDES = (1.0, 0.71, 0.5, 0.35, 0.25)
 """Sides of the windows that are searched, as shares of the frame's shorter side."""
@@ -53,13 +52,13 @@ AT_ONCE = 16
 logger = logging.getLogger("autolink")
 
 
-def search_by_confidence(eye: Eye, image: np.ndarray, name: str) -> Window:
+def search_by_confidence(detector: WindowDetector, image: np.ndarray, name: str) -> Window:
     """The tightest window in which the model is certain; the middle where it does not doubt that, or is nowhere."""
     height, width = image.shape[:2]
     middle = whole(width, height, "crop")
 
     def judge(windows: list[Window]) -> Keypoints:
-        return eye([cut(image, window, eye.size) for window in windows])
+        return detector([cut(image, window, detector.size) for window in windows])
 
     if judge([middle]).confidence.mean() >= DOUBT:
         return middle
@@ -90,13 +89,13 @@ def _warn_of_several(found: Keypoints, windows: list[Window], chosen: int, name:
         logger.warning("%s: several may be in the picture; the one around pixel (%d, %d) is followed", name, x, y)
 
 
-def search_by_steadiness(eye: Eye, frames: Iterable[np.ndarray], name: str) -> Window | None:
+def search_by_steadiness(detector: WindowDetector, frames: Iterable[np.ndarray], name: str) -> Window | None:
     """The one window of a whole clip in which keypoints waver least.
 
     Windows may be larger than the frame's shorter side: a standing person in a portrait video wants that.
 
     Args:
-        eye: Finds keypoints.
+        detector: Finds keypoints.
         frames: Of a clip, (H, W, 3) uint8; a few of them, evenly spread, are kept.
         name: Of the clip, for the progress bar.
 
@@ -111,15 +110,15 @@ def search_by_steadiness(eye: Eye, frames: Iterable[np.ndarray], name: str) -> W
     middle = whole(width, height, "crop")
     windows = _places(width, height)
     with Bar(desc=f"searching {name}", total=1 + len(windows) + len(REFINEMENT), unit="window", leave=False) as bar:
-        shaky = wavering(eye, images, [middle], bar).item()
+        shaky = wavering(detector, images, [middle], bar).item()
         if shaky < STEADY:
             return relative_window(middle, width, height)
-        best = windows[int(wavering(eye, images[::3], windows, bar).argmin())]
+        best = windows[int(wavering(detector, images[::3], windows, bar).argmin())]
         moved = [
             Window(best.x + x * best.side, best.y + y * best.side, best.side * scale) for x, y, scale in REFINEMENT
         ]
         near = [inside(window, width, height, "pad") for window in moved]
-        found = wavering(eye, images, near, bar)
+        found = wavering(detector, images, near, bar)
     window = near[int(found.argmin())] if found.min() < CLEARLY * shaky else middle
     return relative_window(window, width, height)
 
@@ -135,11 +134,11 @@ def glances(frames: Iterable[np.ndarray]) -> list[np.ndarray]:
     return kept
 
 
-def wavering(eye: Eye, images: Sequence[np.ndarray], windows: Sequence[Window], bar: Bar) -> Tensor:
+def wavering(detector: WindowDetector, images: Sequence[np.ndarray], windows: Sequence[Window], bar: Bar) -> Tensor:
     """How far keypoints go astray when a window is nudged, over the size of the pose: (W,), the mean over images.
 
     Args:
-        eye: Finds keypoints.
+        detector: Finds keypoints.
         images: (H, W, 3) uint8, of one clip, perhaps of several sizes.
         windows: In pixels of the first.
         bar: Is moved on by a step a window.
@@ -157,7 +156,7 @@ def wavering(eye: Eye, images: Sequence[np.ndarray], windows: Sequence[Window], 
                 for x, y, scale in NUDGES
             ]
             squares, sides = torch.tensor(nudged)[:, None], torch.tensor([window.side for window in there])
-            found = eye([cut(image, window, eye.size) for window in nudged]).xy
+            found = detector([cut(image, window, detector.size) for window in nudged]).xy
             points = (squares[..., :2] + found * squares[..., 2:] / 2).unflatten(0, (-1, len(NUDGES)))
             astray[some] += (points - points.mean(1, keepdim=True)).norm(dim=-1).mean((1, 2)) / sides
             sizes[some] += spread(points[:, 0]).flatten() / sides

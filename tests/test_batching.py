@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autolink import UserError
-from autolink_apps.pose_transfer.sparing import Batches
+from autolink.batching import Batches
 
 
 @pytest.mark.parametrize(

@@ -9,45 +9,44 @@ import numpy as np
 import pytest
 import torch
 from tqdm import tqdm
-from transfer_files import DOTS, DotEye, scene
+from transfer_files import DOTS, DotDetector, scene
 
+from autolink.batching import Batches
 from autolink.data.figures import Figure, Scene
 from autolink.data.skeleton import POSE_SIZE
-from autolink_apps.pose_transfer import PoseTransfer
-from autolink_apps.pose_transfer.eye import Eye
-from autolink_apps.pose_transfer.framing import Window, absolute_window, whole
-from autolink_apps.pose_transfer.searching import (
+from autolink.tracking.search import (
     GLANCES,
     glances,
     search_by_confidence,
     search_by_steadiness,
     wavering,
 )
-from autolink_apps.pose_transfer.sparing import Batches
+from autolink.tracking.windows import Window, absolute_window, whole
+from autolink_apps.pose_transfer import PoseTransfer
 
 
 def test_a_frame_that_shows_the_object_as_it_should_is_left_as_it_is() -> None:
-    assert search_by_confidence(DotEye(), scene((205, 118, 90)), "clip") == whole(400, 240, "crop")
+    assert search_by_confidence(DotDetector(), scene((205, 118, 90)), "clip") == whole(400, 240, "crop")
 
 
 def test_a_small_object_in_a_corner_is_found_and_framed_tightly() -> None:
-    window = search_by_confidence(DotEye(), scene((345, 45, 18)), "clip")
+    window = search_by_confidence(DotDetector(), scene((345, 45, 18)), "clip")
     assert abs(window.x - 345) < 12 and abs(window.y - 45) < 12
     assert 2 * 18 / 1.1 <= window.side <= 2 * 18 / 0.4  # within what the detector is certain of
     assert window.side < 0.6 * 2 * 18 / 0.4  # and at the tight end of it
 
 
 def test_two_objects_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    search_by_confidence(DotEye(), scene((80, 120, 30)), "one")
+    search_by_confidence(DotDetector(), scene((80, 120, 30)), "one")
     assert not caplog.text
-    search_by_confidence(DotEye(), scene((80, 120, 30), (320, 120, 30)), "two")
+    search_by_confidence(DotDetector(), scene((80, 120, 30), (320, 120, 30)), "two")
     assert "two: several may be in the picture" in caplog.text
 
 
 def steadiest(*frames: np.ndarray) -> Window:
     """The window of a clip, in pixels."""
     height, width = frames[0].shape[:2]
-    return absolute_window(search_by_steadiness(DotEye(sure=False), frames, "clip"), width, height)
+    return absolute_window(search_by_steadiness(DotDetector(sure=False), frames, "clip"), width, height)
 
 
 def corners(x: float, y: float, size: float) -> torch.Tensor:
@@ -55,9 +54,9 @@ def corners(x: float, y: float, size: float) -> torch.Tensor:
 
 
 def test_keypoints_that_stay_on_the_object_do_not_waver() -> None:
-    """The dots' eye is exact where they are, and answers the middle of the window where they are not."""
+    """The dots' detector is exact where they are, and answers the middle of the window where they are not."""
     on, off = Window(300, 100, 100), Window(100, 100, 100)
-    seen = wavering(DotEye(sure=False), [scene((300, 100, 30))] * 2, [on, off], tqdm(disable=True))
+    seen = wavering(DotDetector(sure=False), [scene((300, 100, 30))] * 2, [on, off], tqdm(disable=True))
     assert seen[0] < 0.02 < 1 < seen[1]
 
 
@@ -81,7 +80,7 @@ def test_the_middle_is_kept_unless_another_window_is_clearly_better() -> None:
     assert steadiest(scene((200, 120, 80))) == whole(400, 240, "crop")
     nothing = np.full((240, 400, 3), 128, np.uint8)
     assert steadiest(nothing) == whole(400, 240, "crop")
-    assert search_by_steadiness(DotEye(sure=False), [], "empty") is None
+    assert search_by_steadiness(DotDetector(sure=False), [], "empty") is None
 
 
 @pytest.mark.parametrize("count", [1, 5, 11, 12, 13, 100, 1000])
@@ -104,7 +103,7 @@ def test_a_figure_in_a_tall_frame_is_found_by_the_shipped_model() -> None:
         part = frame[top : top + side, left : left + side]
         part += coverage[..., None] * (image - part)
         frames.append(frame.astype(np.uint8))
-    eye = Eye(PoseTransfer.from_pretrained("people-transfer"), "float32", Batches(32))
-    window = absolute_window(search_by_steadiness(eye, frames, "clip"), 192, 320)
+    detector = PoseTransfer.from_pretrained("people-transfer").window_detector("float32", Batches(32))
+    window = absolute_window(search_by_steadiness(detector, frames, "clip"), 192, 320)
     assert math.dist(window[:2], (left + side / 2, top + side / 2)) < 0.2 * side
     assert 1 / 1.35 < window.side / side < 1.35

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autolink.images import square
-from autolink_apps.pose_transfer.framing import (
+from autolink.tracking.windows import (
     FEATHER,
     Window,
     absolute_window,

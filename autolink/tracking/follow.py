@@ -2,7 +2,7 @@
 
 A detector knows its object large and in the middle. Its confidence tells whether that is so: with the shipped model
 of faces, 0.7 to 0.9 in a window around a head, and 0.04 to 0.3 in a frame that shows a whole body. So the window is
-searched (`searching.py`) where the frame as a whole does not do, and drawn as tight as the confidence allows; from then
+searched (`search.py`) where the frame as a whole does not do, and drawn as tight as the confidence allows; from then
 on it follows the keypoints. Afterwards its way is smoothed, as that of a camera with a calm hand: what the object does
 within a second counts as its movement, and where it goes in longer times does not. A detector that is never sure gets
 one window for the whole clip.
@@ -26,13 +26,12 @@ from torch import Tensor
 from autolink.background import ahead
 from autolink.detector import Keypoints
 from autolink.errors import UserError
+from autolink.geometry import MIN_SPREAD, spread
 from autolink.progress import Bar
+from autolink.tracking.confidence import DOUBT, WindowDetector
+from autolink.tracking.search import search_by_confidence, search_by_steadiness
+from autolink.tracking.windows import Fit, Window, absolute_window, aligned, cut, inside, rebase, relative_window, whole
 from autolink.video import FrameSource, VideoFrame
-
-from .eye import DOUBT, Eye
-from .framing import Fit, Window, absolute_window, aligned, cut, inside, rebase, relative_window, whole
-from .motion import MIN_SPREAD, spread
-from .searching import search_by_confidence, search_by_steadiness
 
 Crop = Literal["auto", "none"]
 
@@ -96,20 +95,20 @@ class Part:
         return max(0, there if self.count is None else min(there, self.count))
 
 
-def look(part: Part, eye: Eye, crop: Crop, fit: Fit) -> Track:
+def look(part: Part, detector: WindowDetector, crop: Crop, fit: Fit) -> Track:
     """Keypoints of every frame of a part of a clip, with a progress bar; memory holds no more than a few frames.
 
     Raises:
         UserError: If no frame is in that part.
     """
     searches = crop == "auto" and fit == "crop"
-    follows = searches and eye.sure
+    follows = searches and detector.sure
     if follows:
-        found_frames = _follow(part, eye)
+        found_frames = _follow(part, detector)
     else:
         images = (image for image, _ in part)
-        window = search_by_steadiness(eye, images, part.frames.path.name) if searches else None
-        found_frames = _stay(part, eye, fit, window)
+        window = search_by_steadiness(detector, images, part.frames.path.name) if searches else None
+        found_frames = _stay(part, detector, fit, window)
     windows, poses, confidence, times = [], [], [], []
     with closing(ahead(found_frames)) as found, progress(f"looking at {part.frames.path.name}", part) as bar:
         for seen_windows, keypoints, seen_times in found:
@@ -142,12 +141,12 @@ def progress(doing: str, part: Part, total: int | None = None) -> Bar:
 _Seen = tuple[list[Window], Keypoints, list[Fraction]]
 
 
-def _stay(part: Part, eye: Eye, fit: Fit, window: Window | None) -> Iterator[_Seen]:
+def _stay(part: Part, detector: WindowDetector, fit: Fit, window: Window | None) -> Iterator[_Seen]:
     """Windows, keypoints and times of a batch at a time, in a window that stays, else in the one that `fit` says."""
-    with closing(ahead(_squares(part, eye.size, fit, window))) as squares:
-        while batch := list(islice(squares, eye.batches.size)):
+    with closing(ahead(_squares(part, detector.size, fit, window))) as squares:
+        while batch := list(islice(squares, detector.batches.size)):
             images, windows, times = zip(*batch)
-            yield list(windows), eye(images), list(times)
+            yield list(windows), detector(images), list(times)
 
 
 def _squares(part: Part, size: int, fit: Fit, window: Window | None) -> Iterator[tuple[np.ndarray, Window, Fraction]]:
@@ -158,12 +157,12 @@ def _squares(part: Part, size: int, fit: Fit, window: Window | None) -> Iterator
         yield cut(image, there, size), relative_window(there, width, height), time
 
 
-def _follow(part: Part, eye: Eye) -> Iterator[_Seen]:
+def _follow(part: Part, detector: WindowDetector) -> Iterator[_Seen]:
     """Windows, keypoints and times of a few frames at a time, in a window that follows the keypoints."""
-    follow = Follower(eye, part.frames.path.name)
+    follow = Follower(detector, part.frames.path.name)
     together = max(1, round(GLANCE_SECONDS * part.frames.frame_rate))
     with closing(ahead(part, depth=8)) as frames:
-        while batch := list(islice(frames, min(together, eye.batches.size))):
+        while batch := list(islice(frames, min(together, detector.batches.size))):
             windows, keypoints = follow(batch)
             shapes = (image.shape[1::-1] for image, _ in batch)
             relative = [relative_window(window, *shape) for window, shape in zip(windows, shapes)]
@@ -174,12 +173,12 @@ class Follower:
     """Finds the window of each frame of a clip, a few at a time; a frame's window depends on those before alone.
 
     Args:
-        eye: Finds keypoints.
+        detector: Finds keypoints.
         name: Of the clip, for warnings.
     """
 
-    def __init__(self, eye: Eye, name: str) -> None:
-        self.eye, self.name = eye, name
+    def __init__(self, detector: WindowDetector, name: str) -> None:
+        self.detector, self.name = detector, name
         self.window: Window | None = None
         self.offset, self.ratio = torch.zeros(2), 1.0
         self.sides = (0.0, math.inf)
@@ -188,14 +187,14 @@ class Follower:
 
     def __call__(self, frames: Sequence[VideoFrame]) -> tuple[list[Window], Keypoints]:
         """The windows of some consecutive frames, and their keypoints (B, K, 2) therein."""
-        (first, time), size = frames[0], self.eye.size
+        (first, time), size = frames[0], self.detector.size
         if time - max(self.seen, self.searched) > self.patience:
             if self.window is not None:
                 self.patience *= 2  # a search costs much, and nobody may ever come
             self.searched = float(time)
             self._begin(first)
         views = [inside(self.window, image.shape[1], image.shape[0]) for image, _ in frames]
-        found = self.eye([cut(image, view, size) for (image, _), view in zip(frames, views)])
+        found = self.detector([cut(image, view, size) for (image, _), view in zip(frames, views)])
         windows, poses, confidence = zip(*map(self._place, frames, views, *found))
         return list(windows), Keypoints(torch.stack(poses), torch.stack(confidence))
 
@@ -217,8 +216,8 @@ class Follower:
 
     def _begin(self, image: np.ndarray) -> None:
         """Take the window that a search finds, and remember how it stands to the keypoints."""
-        self.window = search_by_confidence(self.eye, image, self.name)
-        pose = self.eye([cut(image, self.window, self.eye.size)]).xy[0]
+        self.window = search_by_confidence(self.detector, image, self.name)
+        pose = self.detector([cut(image, self.window, self.detector.size)]).xy[0]
         size = max(spread(pose).item(), MIN_SPREAD)
         self.offset, self.ratio = -pose.mean(0) / size, 2 / size
         side = self.window.side
@@ -229,7 +228,7 @@ class Follower:
         """The window here or nearby in which the model is most certain, its keypoints and their confidence."""
         windows = [Window(window.x + x * window.side, window.y + y * window.side, window.side) for x, y in AROUND]
         windows = [inside(there, image.shape[1], image.shape[0]) for there in windows]
-        found = self.eye([cut(image, there, self.eye.size) for there in windows])
+        found = self.detector([cut(image, there, self.detector.size) for there in windows])
         best = int(found.confidence.mean(1).argmax())
         return windows[best], found.xy[best], found.confidence[best]
 
