@@ -109,7 +109,10 @@ class Calibration(NamedTuple):
 
     def in_image(self, pixels: Tensor, confidence: Tensor, height: int, width: int) -> Keypoints:
         """`__call__` for keypoints (K, 2) in pixels of an image (H, W); landmarks (L, 2) in its pixels, too."""
-        left, top, side = centre_square(height, width)
+        return self.in_square(pixels, confidence, *centre_square(height, width))
+
+    def in_square(self, pixels: Tensor, confidence: Tensor, left: float, top: float, side: float) -> Keypoints:
+        """As `in_image` where the detector saw another square of the image than that in its middle."""
         corner = pixels.new_tensor([left, top])
         found = self(from_pixels(pixels - corner, side, side)[None], confidence[None])
         return Keypoints(to_pixels(found.xy[0], side, side) + corner, found.confidence[0])

@@ -18,6 +18,7 @@ import tyro
 from torch import Tensor
 
 from autolink.background import ahead
+from autolink.batching import Batches
 from autolink.calibrate import Calibration
 from autolink.devices import pick_device
 from autolink.errors import UserError, command, leave_out
@@ -31,6 +32,8 @@ from autolink.progress import Bar, Progress, as_asked
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
+from autolink.tracking.confidence import WindowDetector
+from autolink.tracking.follow import Crop, detect_followed
 from autolink.video import FrameSource, VideoWriter, open_frames
 from autolink.visualize import mark, overlay, save_png
 from autolink.weights import own_file
@@ -50,6 +53,9 @@ class Options(Checked):
     """csv, npz: one table of all frames, and its arrays. deeplabcut: a csv a video. moseq: arrays by video."""
     calibration: Path | None = None
     """File of `autolink calibrate`: adds named landmarks; in deeplabcut and moseq they replace the keypoints."""
+    crop: Crop = "none"
+    """none: what is seen of a picture is the square in its middle. auto: where the model is not sure of what it finds
+    there, its object is searched in the whole picture, and followed through a video."""
     smooth: bool = False
     """Smooth the keypoints of videos over time (one-euro filter)."""
     overlays: bool = True
@@ -80,9 +86,15 @@ class Source(NamedTuple):
 
 
 def detect_stream(
-    model: AutoLink, frames: FrameSource, batch_size: int = 32, precision: Precision = "float32"
+    model: AutoLink, frames: FrameSource, batch_size: int = 32, precision: Precision = "float32", crop: Crop = "none"
 ) -> Iterator[Detection]:
     """Keypoints of every frame of a video or image, in order; memory as `AutoLink.detect_stream`."""
+    if crop == "auto":
+        detector = WindowDetector(model, precision=precision, batches=Batches(batch_size))
+        with closing(detect_followed(frames, detector)) as followed:
+            for number, (frame, window, found) in enumerate(followed):
+                yield Detection(frames.path, number, frame.time, frame.image, *found, window=window)
+        return
     with closing(model.detect_stream(frames, batch_size, precision, lambda frame: frame.image)) as stream:
         for number, (frame, found) in enumerate(stream):
             yield Detection(frames.path, number, frame.time, frame.image, *found)
@@ -101,7 +113,12 @@ def smoothed(stream: Iterable[Detection]) -> Iterator[Detection]:
 def calibrated(stream: Iterable[Detection], calibration: Calibration) -> Iterator[Detection]:
     """Detections with the landmarks that a calibration reads off their keypoints."""
     for found in stream:
-        yield found._replace(landmarks=calibration.in_image(found.pixels, found.confidence, *found.image.shape[:2]))
+        if found.window is None:
+            landmarks = calibration.in_image(found.pixels, found.confidence, *found.image.shape[:2])
+        else:
+            x, y, side = found.window
+            landmarks = calibration.in_square(found.pixels, found.confidence, x - side / 2, y - side / 2, side)
+        yield found._replace(landmarks=landmarks)
 
 
 @as_asked
@@ -161,7 +178,7 @@ def _detect_source(
     with ExitStack() as stack:
         drawn = _overlay_path(options.output, source) if options.overlays else None
         writer = None
-        stream = detect_stream(model, frames, options.batch_size, options.precision)
+        stream = detect_stream(model, frames, options.batch_size, options.precision, options.crop)
         if source.moves:
             progress.total += frames.frame_count or 0
             if drawn is not None:
@@ -254,6 +271,11 @@ def main() -> None:
     tables = detect(options)
     overlays = [options.output / "overlays"] if options.overlays else []
     print(f"{tables.count} frames: {', '.join(map(str, [*tables.written, *overlays]))}")
+    if options.crop == "none" and 2 * tables.uncertain > tables.count:
+        print(
+            f"in {tables.uncertain} of them {options.model} is not sure of what it found; where its object is small or "
+            "beside the middle, --crop auto looks for it"
+        )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from autolink.errors import UserError
 from autolink.geometry import to_pixels
 from autolink.model import AutoLink
 from autolink.outputs import Replacement, replacing, reported
+from autolink.tracking.confidence import LOW_CONFIDENCE
+from autolink.tracking.windows import Window
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class Detection(NamedTuple):
     """(K,) in [0, 1]."""
     landmarks: Keypoints | None = None
     """(L, 2) in pixels, and (L,), if there is a calibration."""
+    window: Window | None = None
+    """The square in which the keypoints were found; None: that in the middle."""
 
     @property
     def pixels(self) -> Tensor:
@@ -86,7 +90,7 @@ class Tables:
         self.sources: dict[str, int] = {}  # the number of each
         self.source, self.frame, self.time = array("q"), array("q"), array("d")
         self.starts: dict[str, int] = {}  # the first row of each recording; its last is before the next one's first
-        self.count = 0
+        self.count = self.uncertain = 0
 
     def __enter__(self) -> Tables:
         self.table = self.recording_table = None
@@ -118,6 +122,7 @@ class Tables:
             if found.landmarks:
                 self.landmarks.add(found.landmarks)
         self.count += 1
+        self.uncertain += found.confidence.mean().item() < LOW_CONFIDENCE
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         tables = [table for table in (self.table, self.recording_table) if table is not None]

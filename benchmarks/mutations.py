@@ -94,7 +94,7 @@ apps/pose_transfer/adapt.py: transfer_adapt -k first_step
 autolink/training.py: training -k ema
 - min(decay, (1 + count) / (10 + count))
 + min(decay, (1 + count) / (2 + count))
-autolink/training.py: training -k first_step
+autolink/pixels.py: training -k first_step
 - images.float() / 127.5 - 1
 + images.float() / 128 - 1
 autolink/training.py: training -k order
@@ -242,7 +242,7 @@ apps/pose_transfer/metrics.py: transfer_evaluate
 + video).diff(n=1, dim=0)
 - poses - poses.mean(0)
 + poses
-apps/pose_transfer/framing.py: transfer_framing
+autolink/tracking/windows.py: tracking_windows
 - (places - start) / (FEATHER * side)
 + (places - start) / side
 apps/pose_transfer/casting.py: transfer_casting
@@ -274,15 +274,15 @@ apps/gan/disentangle.py: gan_evaluate
 + (1 - error.abs().sum() / asked.abs().sum())
 - .square().sum(-1) / REACH**2
 + .square().sum(-1) / REACH
-apps/pose_transfer/eye.py: transfer_searching transfer_following
+autolink/tracking/confidence.py: tracking_search tracking_follow
 - max(1.0, USUAL / usual)
 + 1.0
-apps/pose_transfer/following.py: transfer_following
+autolink/tracking/follow.py: tracking_follow
 - self.offset, self.ratio = -pose.mean(0) / size, 2 / size
 + self.offset, self.ratio = pose.mean(0) / size, 2 / size
 - begin = np.searchsorted(times, times - CAMERA_SECONDS)
 + begin = np.searchsorted(times, times)
-apps/pose_transfer/searching.py: transfer_searching
+autolink/tracking/search.py: tracking_search
 - if found.min() < CLEARLY * shaky else middle
 + if found.min() < shaky else middle
 - dim=-1).mean((1, 2)) / sides

@@ -23,6 +23,7 @@ from autolink.errors import UserError
 from autolink.model import AutoLinkConfig
 from autolink.predictor import Options as DetectOptions
 from autolink.predictor import detect
+from autolink.tracking.windows import Window, cut
 from autolink.video import VideoReader, write_video
 from autolink.weights import read_tensors
 from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, animate, sample
@@ -125,6 +126,17 @@ def test_table_of_a_wide_image_is_read_in_the_frame_of_its_square(gan: Condition
         writer.writerow(["photo.png", 0, 0.0, *(value for x, y in points for value in (x, y, 1))])
     (found,) = poses_of(gan, photo.parent / "table.csv")  # the image is found beside the table
     assert torch.equal(found.keypoints, torch.tensor([[-1.0, -1], [1, 1], [0, 0], [-1, 1]]))
+
+
+def test_a_pose_beside_the_middle_is_found_in_a_window_of_its_own(
+    gan: ConditionalGAN, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = Window(40, 20, 24)
+    monkeypatch.setattr("autolink.tracking.follow.search_by_confidence", lambda *_: window)
+    (found,) = poses_of(gan, photo, crop="auto")
+    seen = cut(np.asarray(Image.open(photo)), window, 32)
+    assert found.frame.shape == (32, 32, 3) and np.abs(found.frame.astype(int) - seen).max() <= 1
+    torch.testing.assert_close(found.keypoints, gan.autolink.detect([seen]).xy[0], atol=0.02, rtol=0)
 
 
 def test_damaged_tables_are_refused_in_one_line(gan: ConditionalGAN, photo: Path, tmp_path: Path) -> None:

@@ -14,17 +14,18 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from autolink.batching import Batches
 from autolink.devices import pick_device
 from autolink.edit import parse_moves
 from autolink.errors import UserError, leave_out
@@ -35,12 +36,16 @@ from autolink.model import image_to_centre
 from autolink.outputs import refuse_inputs
 from autolink.pixels import to_uint8, unit_from_pictures
 from autolink.ranges import Checked, Count, Number, Seed
+from autolink.tracking.confidence import WindowDetector
+from autolink.tracking.follow import Crop, Part, look
+from autolink.tracking.windows import cut
 from autolink.video import open_frames
 from autolink.visualize import edge_map_image, overlay
 from autolink.weights import own_file, read_tensors
 from autolink_apps.gan.generator import NOISE_SIZE, STYLE_SIZE, ConditionalGAN
 
 DEFAULT_MODEL = "faces-gan"
+T = TypeVar("T")
 TABLE_SUFFIXES = frozenset({".csv", ".npz"})
 BATCH = 16
 """Frames in which poses are looked for at a time."""
@@ -65,6 +70,9 @@ class SampleOptions(ModelOptions):
     pose: tuple[Path, ...] = ()
     """Images, folders of images, videos, or tables of `autolink detect` (csv, npz) whose poses to take. Default: poses
     of training images, which the model's file holds."""
+    crop: Crop = "none"
+    """Where poses of images and videos are found. none: in the square in the middle. auto: where the model is not sure
+    of that, its object is searched in the whole picture, and followed through a video."""
     count: Count = 6
     """Poses to take of the model's own, and of each video or table, evenly spread."""
     move: tuple[str, ...] = ()
@@ -154,7 +162,7 @@ def find_poses(options: SampleOptions, gan: ConditionalGAN, order: list[int], ev
     """
     movement = parse_moves(options.move, gan.config.autolink.keypoints)
     count = None if every else options.count
-    found = given_poses(options.pose, gan, count, options.output) if options.pose else bank(gan, order)
+    found = given_poses(options.pose, gan, count, options.output, options.crop) if options.pose else bank(gan, order)
     for pose in found:
         yield pose._replace(keypoints=pose.keypoints + movement)
 
@@ -165,7 +173,7 @@ def bank(gan: ConditionalGAN, order: list[int]) -> Iterator[Pose]:
 
 
 def given_poses(
-    paths: Iterable[Path], gan: ConditionalGAN, count: int | None, output: Path | None = None
+    paths: Iterable[Path], gan: ConditionalGAN, count: int | None, output: Path | None = None, crop: Crop = "none"
 ) -> Iterator[Pose]:
     """Poses of images, folders of images but for what is in `output`, videos and tables; `count` of those, or all.
 
@@ -179,7 +187,7 @@ def given_poses(
         if path.suffix.lower() in TABLE_SUFFIXES:
             poses = table_poses(path, gan.config.autolink.keypoints, count)
         else:
-            poses = detected_poses(path, gan, count, output)
+            poses = detected_poses(path, gan, count, output, crop)
         try:
             for pose in poses:
                 found = True
@@ -249,8 +257,14 @@ def spread(total: int, count: int | None) -> list[int]:
 # Images and videos
 
 
-def detected_poses(path: Path, gan: ConditionalGAN, count: int | None, output: Path | None = None) -> Iterator[Pose]:
+def detected_poses(
+    path: Path, gan: ConditionalGAN, count: int | None, output: Path | None = None, crop: Crop = "none"
+) -> Iterator[Pose]:
     """Poses found in an image, a folder of images or a video, a batch at a time."""
+    if crop == "auto":
+        detector = WindowDetector(gan.autolink, batches=Batches(BATCH))
+        yield from _each(path, output, lambda file: _followed_poses(file, detector, gan.config.image_size, count))
+        return
     stream = gan.autolink.detect_stream(_frames(path, count, output), BATCH, picture=lambda named: named[1])
     with closing(stream):
         for (name, frame), found in stream:
@@ -259,13 +273,23 @@ def detected_poses(path: Path, gan: ConditionalGAN, count: int | None, output: P
 
 def _frames(path: Path, count: int | None, output: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Names and images (H, W, 3) uint8; of a video `count`, or all."""
-    if path.is_dir():
-        for file in list_files(path, path, STILLS, output=output):
-            try:
-                yield from _frames(path / file, count)
-            except UserError as error:
-                leave_out(error)
+    yield from _each(path, output, lambda file: _file_frames(file, count))
+
+
+def _each(path: Path, output: Path | None, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
+    """What is read of a file, or of all images of a folder that can be read, but those in `output`."""
+    if not path.is_dir():
+        yield from read(path)
         return
+    for file in list_files(path, path, STILLS, output=output):
+        try:
+            yield from read(path / file)
+        except UserError as error:
+            leave_out(error)
+
+
+def _file_frames(path: Path, count: int | None) -> Iterator[tuple[str, np.ndarray]]:
+    """As `_frames`."""
     with open_frames(path) as frames:
         if not what_is(path).moves:
             yield from ((path.stem, frame.image) for frame in frames)
@@ -274,6 +298,18 @@ def _frames(path: Path, count: int | None, output: Path | None = None) -> Iterat
         for number, frame in enumerate(frames):
             if wanted is None or number in wanted:
                 yield f"{path.stem}-{number:06d}", frame.image
+
+
+def _followed_poses(path: Path, detector: WindowDetector, size: int, count: int | None) -> Iterator[Pose]:
+    """Poses in windows on the subject, which are what a pose shows of its frame; of a video `count`, or all."""
+    with open_frames(path) as frames:
+        track = look(Part(frames), detector, "auto", "crop")
+        wanted = set(spread(len(track.times), count))
+        for number, (image, _) in enumerate(frames):
+            if number in wanted:
+                name = f"{path.stem}-{number:06d}" if what_is(path).moves else path.stem
+                window = track.window(number, image)
+                yield Pose(name, track.poses[number], cut(image, window, max(size, round(window.side))))
 
 
 # Tables

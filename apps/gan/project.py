@@ -27,6 +27,7 @@ from autolink.outputs import refuse_inputs
 from autolink.pixels import signed_from_unit, to_uint8
 from autolink.progress import Bar
 from autolink.ranges import Count, Seed
+from autolink.tracking.follow import Crop
 from autolink.visualize import edge_map_image, image_grid, save_png
 from autolink.weights import own_file, write_safetensors
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
@@ -44,7 +45,9 @@ class Options(ModelOptions):
     """Find the appearance of a real image, and give it another pose."""
 
     image: Path
-    """The image; its centred square is taken."""
+    """The image; its centred square is taken, or what `--crop` says."""
+    crop: Crop = "none"
+    """auto: where the model is not sure of the square in the middle, its object is searched in the whole picture."""
     output: Path = Path("project.png")
     """The picture to write: image | projection | edges | with the new pose, if there is one. The appearance is written
     beside it as .safetensors."""
@@ -152,8 +155,8 @@ def project_image(options: Options) -> Path:
     device = gan.poses.device
     movement = parse_moves(options.move, gan.config.autolink.keypoints).to(device)
     distance = distance_by(options.perceptual).to(device)
-    own = next(given_poses([options.image], gan, 1))
-    other = own if options.pose is None else next(given_poses([options.pose], gan, 1))
+    own = next(given_poses([options.image], gan, 1, crop=options.crop))
+    other = own if options.pose is None else next(given_poses([options.pose], gan, 1, crop=options.crop))
     image, keypoints = own.square(gan.config.image_size)[None].to(device), own.keypoints[None].to(device)
     wanted = other.keypoints[None].to(device) + movement
     found = project(gan, signed_from_unit(image), keypoints, distance, options.steps, options.per_layer, options.seed)

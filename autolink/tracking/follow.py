@@ -13,7 +13,7 @@ Shapes: T frames, K keypoints, S side of the network's images.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from itertools import islice
@@ -30,7 +30,18 @@ from autolink.geometry import MIN_SPREAD, spread
 from autolink.progress import Bar
 from autolink.tracking.confidence import DOUBT, WindowDetector
 from autolink.tracking.search import search_by_confidence, search_by_steadiness
-from autolink.tracking.windows import Fit, Window, absolute_window, aligned, cut, inside, rebase, relative_window, whole
+from autolink.tracking.windows import (
+    Fit,
+    Window,
+    absolute_window,
+    aligned,
+    cut,
+    in_frame,
+    inside,
+    rebase,
+    relative_window,
+    whole,
+)
 from autolink.video import FrameSource, VideoFrame
 
 Crop = Literal["auto", "none"]
@@ -123,6 +134,39 @@ def look(part: Part, detector: WindowDetector, crop: Crop, fit: Fit) -> Track:
     return steady(track) if follows else track
 
 
+def detect_followed(
+    frames: FrameSource, detector: WindowDetector
+) -> Generator[tuple[VideoFrame, Window, Keypoints], None, None]:
+    """Keypoints of every frame of a picture or clip, as `AutoLink.detect_stream` gives them, but of the subject.
+
+    It is searched and followed as by `look`, and like there, the middle is what is seen where it is not found. Windows
+    are not steadied, since keypoints are in the frame.
+
+    Yields:
+        Each frame, its window in pixels, its keypoints (K, 2) in [−1, 1] of the whole frame and confidences (K,), on
+        the CPU.
+    """
+    if detector.sure:
+        with closing(_followed(Part(frames), detector)) as batches:
+            for batch, windows, found in batches:
+                for frame, window, xy, confidence in zip(batch, windows, *found):
+                    yield frame, window, Keypoints(in_frame(xy, window, *frame.image.shape[:2]), confidence)
+        return
+    window = search_by_steadiness(detector, (image for image, _ in frames), frames.path.name)
+
+    def place(frame: VideoFrame) -> Window:
+        return absolute_window(window, frame.image.shape[1], frame.image.shape[0])
+
+    def square(frame: VideoFrame) -> np.ndarray:
+        return cut(frame.image, place(frame), detector.size)
+
+    size, precision = detector.batches.size, detector.precision
+    with closing(detector.autolink.detect_stream(frames, size, precision, square)) as stream:
+        for frame, found in stream:
+            there = place(frame)
+            yield frame, there, found._replace(xy=in_frame(found.xy, there, *frame.image.shape[:2]))
+
+
 def steady(track: Track) -> Track:
     """The same track seen through windows that move calmly: each the mean of those near it in time."""
     times = np.array([float(time) for time in track.times])
@@ -159,14 +203,21 @@ def _squares(part: Part, size: int, fit: Fit, window: Window | None) -> Iterator
 
 def _follow(part: Part, detector: WindowDetector) -> Iterator[_Seen]:
     """Windows, keypoints and times of a few frames at a time, in a window that follows the keypoints."""
+    for batch, windows, keypoints in _followed(part, detector):
+        shapes = (image.shape[1::-1] for image, _ in batch)
+        relative = [relative_window(window, *shape) for window, shape in zip(windows, shapes)]
+        yield relative, keypoints, [time for _, time in batch]
+
+
+def _followed(
+    part: Part, detector: WindowDetector
+) -> Generator[tuple[list[VideoFrame], list[Window], Keypoints], None, None]:
+    """A few frames at a time, their windows in pixels, and the keypoints therein."""
     follow = Follower(detector, part.frames.path.name)
     together = max(1, round(GLANCE_SECONDS * part.frames.frame_rate))
     with closing(ahead(part, depth=8)) as frames:
         while batch := list(islice(frames, min(together, detector.batches.size))):
-            windows, keypoints = follow(batch)
-            shapes = (image.shape[1::-1] for image, _ in batch)
-            relative = [relative_window(window, *shape) for window, shape in zip(windows, shapes)]
-            yield relative, keypoints, [time for _, time in batch]
+            yield batch, *follow(batch)
 
 
 class Follower:

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from autolink.geometry import from_pixels
+
 Fit = Literal["crop", "pad"]
 
 FEATHER = 0.12
@@ -97,6 +99,11 @@ def rebase(points: Tensor, seen: Tensor, wanted: Tensor) -> Tensor:
     """
     pixels = seen[..., None, :2] + points * seen[..., None, 2:] / 2
     return (pixels - wanted[..., None, :2]) * 2 / wanted[..., None, 2:]
+
+
+def in_frame(points: Tensor, window: Window, height: int, width: int) -> Tensor:
+    """Points (..., 2) in [−1, 1] of a window, in [−1, 1] of its frame of H × W pixels."""
+    return from_pixels(points.new_tensor(window[:2]) + points * window.side / 2, height, width)
 
 
 def paste(frame: np.ndarray, painted: np.ndarray, window: Window) -> np.ndarray:
