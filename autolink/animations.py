@@ -14,7 +14,10 @@ from pathlib import Path
 
 import av
 from av.filter.context import FilterContext
+from av.video.stream import VideoStream
 from PIL import Image
+
+from autolink.media import time_of
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".webp", ".apng"})
 """Of the animations that can be written."""
@@ -68,6 +71,7 @@ def _encode(
     """Writes frames, timed, by the encoder of ffmpeg that has the name of the format."""
     with av.open(f"file:{path}", "w", format=encoder, options=options) as output:
         stream = output.add_stream(encoder, rate=frame_rate)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.time_base = stream.codec_context.time_base = _GIF_TICK if encoder == "gif" else _TICK
         for frame in frames:
@@ -77,7 +81,7 @@ def _encode(
 
 def _write_webp(path: Path, frames: Frames, width: int, height: int, last: int) -> None:
     """Writes a WebP by Pillow's encoder: ffmpeg's holds all frames, and guesses how long the last is shown."""
-    ticks = [frame.pts for frame in _shown(frames(), "rgb24")]
+    ticks = [round(time_of(frame) / _TICK) for frame in _shown(frames(), "rgb24")]
     durations = [after - before for before, after in pairwise(ticks)] + [last]
     shown = _shown(frames(), "rgb24")
     picture, at = Image.new("RGB", (width, height)), -1
@@ -89,7 +93,8 @@ def _write_webp(path: Path, frames: Frames, width: int, height: int, last: int) 
             at += 1
 
     seek(0)
-    picture.n_frames, picture.seek = len(ticks), seek  # Pillow saves such a picture frame by frame
+    # Pillow saves such a picture frame by frame.
+    picture.n_frames, picture.seek = len(ticks), seek  # type: ignore[attr-defined,method-assign,assignment]
     picture.save(path, "WEBP", save_all=True, duration=durations, loop=0, **_WEBP)
 
 
@@ -98,7 +103,7 @@ def _shown(frames: Iterator[av.VideoFrame], pixels: str) -> Iterator[av.VideoFra
     tick, shortest = (_GIF_TICK, _GIF_SHORTEST) if pixels == "bgra" else (_TICK, _SHORTEST)
     start = last = None
     for frame in frames:
-        at = round(frame.pts * frame.time_base / tick)
+        at = round(time_of(frame) / tick)
         start = at if start is None else start
         if last is None or at - last >= shortest:
             last = at
@@ -142,11 +147,13 @@ def _palette(frames: Iterator[av.VideoFrame], width: int, height: int) -> av.Vid
 
 
 def _buffer(graph: av.filter.Graph, width: int, height: int) -> FilterContext:
-    return graph.add_buffer(width=width, height=height, format="bgra", time_base=_GIF_TICK)
+    return graph.add_buffer(width=width, height=height, format=av.VideoFormat("bgra"), time_base=_GIF_TICK)
 
 
 def _pulled(sink: FilterContext) -> Iterator[av.VideoFrame]:
     """Frames that are ready."""
     with suppress(av.error.BlockingIOError, av.error.EOFError):
         while True:
-            yield sink.pull()
+            frame = sink.pull()
+            assert isinstance(frame, av.VideoFrame)
+            yield frame

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 STEM = 32
 """Channels of the first convolution."""
-NORM = {"eps": 1e-3}
+EPSILON = 1e-3
 """TensorFlow's constant of BatchNorm."""
 
 
@@ -65,7 +65,7 @@ class InvertedResidual(nn.Module):
         inside = inputs * expansion
         widen = [] if expansion == 1 else _conv_norm_relu(inputs, inside, 1)
         each = _conv_norm_relu(inside, inside, kernel, stride, groups=inside)
-        self.body = nn.Sequential(*widen, *each, SameConv(inside, outputs, 1), nn.BatchNorm2d(outputs, **NORM))
+        self.body = nn.Sequential(*widen, *each, SameConv(inside, outputs, 1), _norm(outputs))
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,5 +111,9 @@ class EfficientNetLite0(nn.Module):
         self.load_state_dict(dict(zip(ours, theirs.values())))
 
 
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPSILON)
+
+
 def _conv_norm_relu(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [SameConv(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs, **NORM), nn.ReLU6(inplace=True)]
+    return [SameConv(inputs, outputs, kernel, stride, groups), _norm(outputs), nn.ReLU6(inplace=True)]

@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from autolink.data import JOINT_NAMES, SampleSet, open_data
+from autolink.data import JOINT_NAMES, SampleSet, open_samples
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.deeplabcut import deeplabcut_tables, read_deeplabcut
 from autolink.data.folder import ImageFiles
@@ -261,10 +261,10 @@ def _beside(model: str) -> Path:
 def _open_labelled(options: Options, image_size: int) -> tuple[SampleSet, list[str]]:
     """The part of the data that calibration may use, and the names of their landmarks."""
     if options.data == "synthetic":
-        return open_data("synthetic", image_size, "fit"), list(JOINT_NAMES)
+        return open_samples("synthetic", image_size, "fit"), list(JOINT_NAMES)
     root = find_data(options.data, options.data_root)
     divided = options.data in BENCHMARKS or split_folder(root, "train") is not None
-    data = open_data(options.data, image_size, "fit" if divided else "all", options.data_root)
+    data = open_samples(options.data, image_size, "fit" if divided else "all", options.data_root)
     if data.landmark_count == 0:
         raise UserError(f"{options.data} has no landmarks to calibrate to; put a landmark csv beside the images")
     tables = deeplabcut_tables(root)

@@ -15,9 +15,9 @@ from typing import Any
 
 import tyro
 
-from autolink.data import open_data
+from autolink.data import open_samples
 from autolink.data.benchmarks import BENCHMARKS
-from autolink.data.sample import SampleSet
+from autolink.data.sample import LinkedSamples, SampleSet
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.graph import connectedness, topology
@@ -68,26 +68,29 @@ def evaluate(options: Options) -> dict[str, Any]:
 def _evaluate_model(name: str, options: Options) -> dict[str, Any]:
     """Steadiness, connectedness and, of data with landmarks, the scores against them."""
     model = load(name, pick_device(options.device))
-    fit_data, test_data = (
-        open_data(options.data, model.config.image_size, split, options.data_root) for split in ("fit", "test")
-    )
+    test_data = open_samples(options.data, model.config.image_size, "test", options.data_root)
     return {
         "model": name,
         "data": options.data,
         "keypoints": model.config.keypoints,
         **repeatability(model, test_data, batch_size=options.batch_size),
         "connected_percent": connectedness(model.graph.matrix()) * 100,
-        **(_landmark_scores(model, fit_data, test_data, options) if test_data.landmark_count else {}),
+        **(_landmark_scores(model, test_data, options) if test_data.landmark_count else {}),
     }
 
 
-def _landmark_scores(model: AutoLink, fit_data: SampleSet, test_data: SampleSet, options: Options) -> dict[str, Any]:
+def _landmark_scores(model: AutoLink, test_data: SampleSet, options: Options) -> dict[str, Any]:
     """Scores with and without bias, beside that of always predicting the mean shape."""
+    fit_data = open_samples(options.data, model.config.image_size, "fit", options.data_root)
     fit, test = (Labelled(*model.detect_all(data, options.batch_size, workers=1)) for data in (fit_data, test_data))
     protocol_name = _protocol_of(options.data, test.landmarks.shape[1])
     protocol = PROTOCOLS[protocol_name]
-    nothing = [Labelled(part.keypoints[:, :0], part.landmarks) for part in (fit, test)]
-    scores = (protocol.score(fit, test, True), protocol.score(fit, test, False), protocol.score(*nothing, True))
+    fit_nothing, test_nothing = (Labelled(part.keypoints[:, :0], part.landmarks) for part in (fit, test))
+    scores = (
+        protocol.score(fit, test, True),
+        protocol.score(fit, test, False),
+        protocol.score(fit_nothing, test_nothing, True),
+    )
     return {
         "train_images": len(fit.keypoints),
         "test_images": len(test.keypoints),
@@ -103,7 +106,7 @@ def _landmark_scores(model: AutoLink, fit_data: SampleSet, test_data: SampleSet,
 
 def _topology_where_known(model: AutoLink, data: SampleSet, batch_size: int) -> dict[str, Any]:
     """How many of the true links the graph has found, if the data say which they are (`synthetic` does)."""
-    return topology(model, data, batch_size=batch_size) if getattr(data, "links", ()) else {}
+    return topology(model, data, batch_size=batch_size) if isinstance(data, LinkedSamples) else {}
 
 
 def _evaluate_runs(options: Options) -> dict[str, Any]:

@@ -201,7 +201,8 @@ def list_files(
     Returns:
         Sorted paths relative to `root`, with forward slashes.
     """
-    found, left_out = [], Counter()
+    found: list[str] = []
+    left_out: Counter[tuple[str, What]] = Counter()
     for path in walk(folder, nested, output):
         what = _listed(path)
         if what.kind in kinds:
@@ -344,7 +345,7 @@ def _frames_of_png(file: BinaryIO, head: bytes) -> int:
 
 def _is_camera_raw(head: bytes) -> bool:
     """Whether a TIFF is a raw file of a camera, whose first picture is a small preview: DNG, NEF, ARW and others."""
-    order = "little" if head[:2] == b"II" else "big"
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     at = int.from_bytes(head[4:8], order)
     for entry in range(at + 2, at + 2 + 12 * int.from_bytes(head[at : at + 2], order), 12):
         tag, value = (int.from_bytes(head[start : start + 2], order) for start in (entry, entry + 8))
@@ -382,8 +383,8 @@ def _name_left_out(folder: Path, kinds: tuple[Kind, ...], left_out: Counter[tupl
     _named.add(key)
     listed = []
     for (suffix, what), count in sorted(left_out.items()):
-        about = [_WORDS.get(what.kind, what.name if what.name.lower() not in suffix else ""), what.advice]
-        about = ": ".join(filter(None, about))
+        words = [_WORDS.get(what.kind, what.name if what.name.lower() not in suffix else ""), what.advice]
+        about = ": ".join(filter(None, words))
         listed.append(f"{count} {suffix}" + (f" ({about})" if about else ""))
     total, wanted = left_out.total(), _wanted(kinds)
     files = "1 file that is" if total == 1 else f"{total} files that are"

@@ -17,9 +17,8 @@ from scipy.linalg import qr
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from autolink.data.sample import spread
+from autolink.data.sample import LinkedSamples, SampleSet, spread
 from autolink.errors import UserError
 from autolink.model import AutoLink
 from autolink.pixels import unit_from_bytes
@@ -145,12 +144,12 @@ def between_joints(matrix: Tensor, joint: Tensor, count: int) -> Tensor:
 
 def precision_and_recall(found: Iterable[Link], true: Iterable[Link]) -> tuple[float, float]:
     """Shares in [0, 1]: of the edges found that are true links, and of the true links that were found."""
-    found, true = set(found), {tuple(sorted(link)) for link in true}
-    right = len(found & true)
-    return right / max(len(found), 1), right / len(true)
+    ours, theirs = set(found), {(min(link), max(link)) for link in true}
+    right = len(ours & theirs)
+    return right / max(len(ours), 1), right / len(theirs)
 
 
-def topology(model: AutoLink, data: Dataset, images: int = 512, batch_size: int = 64) -> dict[str, Any]:
+def topology(model: AutoLink, data: LinkedSamples, images: int = 512, batch_size: int = 64) -> dict[str, Any]:
     """How much of the true skeleton a model found on data whose joints and links are known.
 
     Keypoints are matched to joints by their places on `images` images; then three readings of the graph on the joints
@@ -190,7 +189,7 @@ def topology(model: AutoLink, data: Dataset, images: int = 512, batch_size: int 
     return {"links": links, "skeleton_edges": len(kept), "tree_edges": len(tree), **percent}
 
 
-def detect_spread(model: AutoLink, data: Dataset, count: int, batch_size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+def detect_spread(model: AutoLink, data: SampleSet, count: int, batch_size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     """Detect on images spread evenly over a data set.
 
     Args:

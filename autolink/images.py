@@ -29,7 +29,7 @@ from typing import BinaryIO
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from autolink.errors import UserError
 from autolink.files import picture_formats, require_file, what_is
@@ -82,7 +82,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What turns an image upright."""
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # of damaged EXIF whatever the parser stumbles over; the pixels are there all the same
         return None
 
@@ -130,7 +130,7 @@ def _eight_bits(values: np.ndarray, image: Image.Image) -> np.ndarray:
 def _opened(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
     """An image file, open; whatever goes wrong while it is used becomes a `UserError`."""
     try:
-        if not hasattr(source, "read"):
+        if isinstance(source, (Path, str)):
             require_file(source)
         with Image.open(source, formats=picture_formats()) as image:
             yield image
@@ -143,8 +143,8 @@ def _opened(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
 
 
 def _reason(source: Path | str | BinaryIO, error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        what = None if hasattr(source, "read") else what_is(source)
+    if isinstance(error, UnidentifiedImageError):
+        what = what_is(source) if isinstance(source, (Path, str)) else None
         if what is None or what.name in picture_formats():
             return "not an image, or one whose beginning is damaged"
         return f"it is {what.in_words}"

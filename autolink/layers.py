@@ -89,7 +89,8 @@ class ConvDown(nn.Conv2d):
     def kernel(self) -> Tensor:
         """(outputs, inputs, k + 1, k + 1): what the input is convolved with."""
         offsets = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-        return sum(functional.pad(self.weight, offset) for offset in offsets) / 4
+        a, b, c, d = (functional.pad(self.weight, offset) for offset in offsets)
+        return (a + b + c + d) / 4
 
 
 def conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:

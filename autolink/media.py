@@ -15,18 +15,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from autolink.errors import NO_ROOM, UserError
 from autolink.files import what_is
 
 logger = logging.getLogger(__name__)
 
+Packet: TypeAlias = "av.Packet[Any]"
+"""Of a stream of any kind."""
+Piece = TypeVar("Piece", "Packet", av.AudioFrame)
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders leave transparency out
 # ffmpeg opens what a file is, not what it is called, and some of what it knows are lists of other files, scripts and
 # devices (hls, concat, dash, imf, sdp, image2, lavfi, …): who was handed one would hand over files of his own. So the
@@ -94,26 +99,38 @@ def open_container(path: Path, format: str | None = None) -> InputContainer:
     return av.open(f"file:{path}", format=format, container_options=itself, metadata_errors="replace")
 
 
-def video_stream(container: InputContainer) -> Stream | None:
+def video_stream(container: InputContainer) -> VideoStream | None:
     """The first video stream that is not the cover of a piece of music."""
     shown = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
     return next(shown, None)
 
 
-def decode(container: InputContainer, stream: Stream, path: Path) -> Iterator[av.VideoFrame | av.AudioFrame]:
+def time_of(piece: Packet | av.VideoFrame | av.AudioFrame) -> Fraction:
+    """When a frame or a packet that has a time comes, in seconds on its file's own clock."""
+    assert piece.pts is not None and piece.time_base is not None
+    return piece.pts * piece.time_base
+
+
+@overload
+def decode(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[av.VideoFrame]: ...
+@overload
+def decode(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[av.AudioFrame]: ...
+def decode(
+    container: InputContainer, stream: VideoStream | AudioStream, path: Path
+) -> Iterator[av.VideoFrame] | Iterator[av.AudioFrame]:
     """Decoded frames of a stream; damaged packets are left out, and reported at the end."""
     if stream.codec_context is None:  # ffmpeg has no decoder
         return
-    decoder = stream.codec_context
-    if stream.type == "video":
-        stream.thread_type = "AUTO"
+    decoder: av.CodecContext = stream.codec_context
+    if isinstance(stream, VideoStream):
+        stream.codec_context.thread_type = "AUTO"
     if stream.metadata.get("alpha_mode") == "1" and decoder.codec.canonical_name in _WITH_ALPHA:
         decoder = av.CodecContext.create(_WITH_ALPHA[decoder.codec.canonical_name], "r")
     damaged = 0
     with reported(path, "it is damaged: copy or download it again, or re-encode it"):
         for packet in container.demux(stream):
             try:
-                frames = decoder.decode(packet)
+                frames = decoder.decode(packet)  # type: ignore[attr-defined]  # of both kinds of contexts
             except av.error.InvalidDataError:
                 damaged += 1
                 continue
@@ -127,7 +144,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()  # x' = ax + cy, y' = bx + dy
+    a, b, _, c, d = np.frombuffer(memoryview(side_data), dtype=np.int32)[:5].tolist()  # x' = ax + cy, y' = bx + dy
     transposed = abs(b) > abs(a)
     return transposed, (c if transposed else a) < 0, (b if transposed else d) < 0
 
@@ -140,7 +157,7 @@ def upright(image: np.ndarray, transposed: bool, mirror_x: bool, mirror_y: bool)
     return np.ascontiguousarray(image)
 
 
-def remuxed(packets: Iterable[av.Packet], track: Stream) -> Iterator[av.Packet]:
+def remuxed(packets: Iterable[Packet], track: Stream) -> Iterator[Packet]:
     """Packets of one file as packets of a track in another."""
     for packet in packets:
         if packet.dts is not None:  # not the empty one at the end of a stream
@@ -194,7 +211,7 @@ class Soundtrack:
             sound, pictures = container.streams.audio[0], video_stream(container)
             codec = sound.codec_context.codec.canonical_name if sound.codec_context else "of an unknown kind"
             first = next(decode(container, pictures, path), None) if pictures else None
-            begin = Fraction(0) if first is None or first.pts is None else first.pts * first.time_base
+            begin = Fraction(0) if first is None or first.pts is None else time_of(first)
         for copy in (True, False) if codec in format.copied else (False,):
             soundtrack = cls(path, format, begin + Fraction(start), copy)
             with suppress(av.error.FFmpegError, ValueError), open_media(path) as container:
@@ -208,26 +225,27 @@ class Soundtrack:
                     return None
         raise UserError(f"{path}: no way to use its sound ({codec}); convert it, or go without")
 
-    def packets(self, source: InputContainer, output: OutputContainer, end: float) -> Iterator[av.Packet]:
+    def packets(self, source: InputContainer, output: OutputContainer, end: Fraction | float) -> Iterator[Packet]:
         """Adds a track to `output` and returns packets for it, from `start` up to `end` seconds after it."""
         stream = source.streams.audio[0]
         if self.copy:
-            track = output.add_stream_from_template(stream)
-            return remuxed(self._between(source.demux(stream), end, _delay(stream)), track)
+            copied = output.add_stream_from_template(stream)
+            return remuxed(self._between(source.demux(stream), end, _delay(stream)), copied)
         rates = av.Codec(self.format.encoder, "w").audio_rates or [stream.rate]
         track = output.add_stream(self.format.encoder, rate=stream.rate if stream.rate in rates else 48_000)
+        assert isinstance(track, AudioStream)
         track.codec_context.layout = "mono" if stream.channels == 1 else "stereo"
         return _encoded(self._between(decode(source, stream, self.path), end), track)
 
     def _between(
-        self, pieces: Iterable[av.Packet | av.AudioFrame], end: float, delay: Fraction = Fraction(0)
-    ) -> Iterator[av.Packet | av.AudioFrame]:
+        self, pieces: Iterable[Piece], end: Fraction | float, delay: Fraction = Fraction(0)
+    ) -> Iterator[Piece]:
         """Packets or frames of sound moved by `-start`, without those that then are before 0 or after `end`.
 
         `delay` is how much of the first packet players leave out, in seconds.
         """
         for piece in pieces:
-            if piece.pts is None:
+            if piece.pts is None or piece.time_base is None:
                 continue
             shift = round(self.start / piece.time_base)
             time = (piece.pts - shift) * piece.time_base
@@ -247,20 +265,21 @@ class Soundtrack:
         whole = path.with_name(path.name + ".completing")
         try:
             with open_media(self.path) as source, av.open(f"file:{whole}", "w", format=self.format.container) as output:
-                output.mux(self.packets(source, output, end))
+                for packet in self.packets(source, output, end):
+                    output.mux(packet)
             os.replace(whole, path)
         finally:
             whole.unlink(missing_ok=True)
 
 
-def _delay(stream: Stream) -> Fraction:
+def _delay(stream: AudioStream) -> Fraction:
     """How long before its time the sound of a packet of Opus begins, in seconds rounded up to 1/1000; else 0."""
     head = stream.codec_context.extradata or b""
     samples = int.from_bytes(head[10:12], "little") if head.startswith(b"OpusHead") else 0
     return Fraction(-(-samples // 48), 1000)
 
 
-def _encoded(frames: Iterable[av.AudioFrame], track: Stream) -> Iterator[av.Packet]:
+def _encoded(frames: Iterable[av.AudioFrame], track: AudioStream) -> Iterator[Packet]:
     for frame in frames:
         yield from track.encode(frame)
     yield from track.encode(None)

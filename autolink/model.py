@@ -10,7 +10,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from autolink.background import ahead
+from autolink.data.sample import Items
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import DETECTORS, DetectorName, Keypoints, locate
 from autolink.devices import fitting_workers
@@ -99,6 +100,8 @@ class AutoLink(PretrainedModel):
         self.decoder = InpaintingDecoder(config.width, config.learn_alpha, self.graph.channel_count, config.official)
         self.register_buffer("poses", torch.zeros(0, config.keypoints, 2))
 
+    poses: Tensor
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Take a bank of any number of poses, or of none where a file has no bank."""
         bank = state_dict.setdefault(f"{prefix}poses", torch.zeros(0, *self.poses.shape[1:]))
@@ -133,7 +136,7 @@ class AutoLink(PretrainedModel):
             looks: (B, 3, S, S), images whose patches are visible instead of their own, in the same pose or not.
         """
         keypoints = self.locate(images).xy
-        edge_map = self.graph.channels(keypoints, mask.shape[-2:])
+        edge_map = self.graph.channels(keypoints, (mask.shape[-2], mask.shape[-1]))
         visible = at_side(images if looks is None else looks, mask.shape[-1])
         masked = (visible * mask).contiguous(memory_format=torch.channels_last)
         return Reconstruction(self.decoder(masked, edge_map), keypoints, edge_map)
@@ -219,7 +222,7 @@ class AutoLink(PretrainedModel):
         self.train(training)
         return found
 
-    def detect_all(self, data: Dataset, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
+    def detect_all(self, data: Items, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
         """Detect on a whole data set of samples, with a progress bar.
 
         Args:
@@ -232,7 +235,9 @@ class AutoLink(PretrainedModel):
         """
         keypoints, landmarks = [], []
         batches = DataLoader(
-            data, batch_size, num_workers=fitting_workers(workers, batch_size * 3 * self.config.image_size**2)
+            cast(Dataset[Any], data),
+            batch_size,
+            num_workers=fitting_workers(workers, batch_size * 3 * self.config.image_size**2),
         )
         for sample in Bar(batches, desc="detect", leave=False):
             keypoints.append(self.detect(unit_from_bytes(sample.image)).xy.cpu())

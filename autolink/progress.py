@@ -84,7 +84,7 @@ def tell(event: str, **values: Any) -> None:
     sys.stderr.flush()
 
 
-class Bar(tqdm):
+class Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs alone
     """A progress bar, or what is written instead of it.
 
     Args:

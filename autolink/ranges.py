@@ -13,7 +13,7 @@ import numbers
 import types
 import typing
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from autolink.errors import UserError
 
@@ -52,6 +52,14 @@ SERIES = {
 }
 
 NOTHING = "nothing"
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Open = Annotated[T, "left open"]
+else:
+    Open = T | None
+"""An option that may be left open (`OPEN`), and is decided before anybody uses it: `steps: Open[Count] = OPEN`."""
+OPEN: Any = None
 
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
@@ -99,7 +107,7 @@ def check_fields(config: Any) -> None:
 
 
 @functools.cache
-def _hints(options: type) -> dict[str, Any]:
+def _hints(options: Any) -> dict[str, Any]:
     return typing.get_type_hints(options, include_extras=True)
 
 
@@ -133,12 +141,12 @@ def _expected(kind: Any, value: Any) -> str:
         return _expected_number(kind, Range(), value)
     if kind is types.NoneType:
         return "" if value is None else NOTHING
-    if kind is bool or dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and (kind is bool or dataclasses.is_dataclass(kind)):
         return "" if isinstance(value, kind) else "true or false" if kind is bool else f"a {kind.__name__}"
     return ""
 
 
 def _expected_number(kind: type, known: Range, value: Any) -> str:
     abstract = numbers.Integral if kind is int else numbers.Real
-    fits = isinstance(value, abstract) and not isinstance(value, bool) and value in known
-    return "" if fits else known.describe(kind)
+    fits = isinstance(value, abstract) and not isinstance(value, bool)
+    return "" if fits and value in known else known.describe(kind)

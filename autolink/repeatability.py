@@ -55,8 +55,8 @@ def repeatability(
         returned = warps.back(model.detect(warps(originals)).xy.cpu())
         seen = _are_seen(keypoints, warps.places(*originals.shape[-2:]))
         distances.append(((returned - keypoints).norm(dim=-1) / 2).masked_fill(~seen, torch.nan))
-        if hasattr(data, "coverage"):
-            masks = torch.stack([data.coverage(index) for index in indices])
+        if coverage := getattr(data, "coverage", None):
+            masks = torch.stack([coverage(index) for index in indices])
             at = functional.grid_sample(masks[:, None], keypoints[:, None], align_corners=False)
             on_object.append((at > 0.5).float().flatten())
     distance = torch.cat(distances)

@@ -34,7 +34,7 @@ from autolink.weights import read_metadata, read_tensors, resolve
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOG, LOCK = "log.jsonl", ".lock"
 SAMPLE, SAMPLES = 2**16, 64
@@ -130,7 +130,7 @@ def weights(file: Path) -> str:
     digest = hashlib.blake2b(read_metadata(file).get("config", "").encode(), digest_size=6)
     for name, tensor in sorted(read_tensors(file).items()):  # in a file they have no order, nor do its notes
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -255,7 +255,8 @@ class _Ears:
     """What handles signals for a `Stop` in its own process; those that it forks to load data go on until it ends."""
 
     def __init__(self, stop: Stop) -> None:
-        self.stop, self.process, self.before = weakref.ref(stop), os.getpid(), {}
+        self.stop, self.process = weakref.ref(stop), os.getpid()
+        self.before: dict[int, Any] = {}
         for number in SIGNALS:
             current = signal.getsignal(number)
             self.before[number] = current.before[number] if isinstance(current, _Ears) else current

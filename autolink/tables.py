@@ -93,7 +93,8 @@ class Tables:
         self.count = self.uncertain = 0
 
     def __enter__(self) -> Tables:
-        self.table = self.recording_table = None
+        self.table: _Csv | None = None
+        self.recording_table: _Csv | None = None
         if "csv" in self.formats:
             axes = ("x", "y", "confidence")
             columns = [f"{axis}{k}" for k in range(self.keypoint_count) for axis in axes]

@@ -19,10 +19,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from autolink.data import open_data
+from autolink.data import open_data, open_samples
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
-from autolink.data.sample import Mixture, Sample, SampleSet, spread
+from autolink.data.registry import whole
+from autolink.data.sample import Items, Mixture, Sample, SampleSet, spread
 from autolink.data.shards import Shards
 from autolink.detector import DetectorName, PretrainedDetector
 from autolink.edges import Drawing, LearnedThickness
@@ -32,7 +33,19 @@ from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, at_side, load
 from autolink.pixels import signed_from_unit, to_uint8, unit_from_signed
 from autolink.progress import as_asked
-from autolink.ranges import Count, EdgeWeight, KeypointCount, NotNegative, Range, Share, Side, Thickness, Width
+from autolink.ranges import (
+    OPEN,
+    Count,
+    EdgeWeight,
+    KeypointCount,
+    NotNegative,
+    Open,
+    Range,
+    Share,
+    Side,
+    Thickness,
+    Width,
+)
 from autolink.runs import Stop
 from autolink.training import (
     Ema,
@@ -102,28 +115,28 @@ class Options(RunOptions):
 
     output: Path = Path("runs/autolink")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    steps: Count | None = None
+    steps: Open[Count] = OPEN
     """Training steps in all; default 20,000, on a processor 3,000."""
-    batch_size: Count | None = None
+    batch_size: Open[Count] = OPEN
     """Images a step, over all devices together; default 64, on a processor 32."""
-    image_size: Side | None = None
+    image_size: Open[Side] = OPEN
     """Side of the square training images: 64, 128 or 256; default 128."""
-    width: Width | None = None
+    width: Open[Width] = OPEN
     """Channel multiplier on the paper's networks; default that of --start-from, else 1, on a processor 0.25."""
     start_from: str | None = None
     """Begin with this AutoLink, of the same width: file, folder, shipped name or hub id. Its keypoints keep their
     meaning, so that little data of a like kind are enough."""
-    keypoints: KeypointCount | None = None
+    keypoints: Open[KeypointCount] = OPEN
     """Number of keypoints K; default: that of --start-from, the paper's for a benchmark, else 10."""
-    thickness: Thickness | None = None
+    thickness: Open[Thickness] = OPEN
     """σ² of the edges; default: that of --start-from, the paper's for a benchmark and K (tuned, else 5e-5), else 5e-4,
     which learns more reliably with few keypoints; on a processor 1e-3, or 2.5e-3 up to 64²."""
-    flip: bool | None = None
+    flip: Open[bool] = OPEN
     """Mirror half of the training images; default: as the official code does for a benchmark, else not."""
     mix_with: str | None = None
     """Data for a second half of the training images, named as --data is: with few individuals, many that are like them
     keep the meaning of the keypoints, as `synthetic` does for bodies."""
-    perceptual: Features | None = None
+    perceptual: Open[Features] = OPEN
     """Features of the loss: vgg16 (the paper's; default), squeezenet (ten times lighter; default on a processor),
     builtin (shipped; default there if SqueezeNet's weights cannot be had), pyramid (weaker)."""
     loss_norm: Norm = "l1"
@@ -140,7 +153,7 @@ class Options(RunOptions):
     agreement_weight: NotNegative = 0.0
     """Weight of the difference between the shapes of the clips' mean poses, for a few individuals filmed alike: a
     keypoint then means the same on each."""
-    learning_rate: NotNegative | None = None
+    learning_rate: Open[NotNegative] = OPEN
     """The optimiser's; default 1e-4, on a processor 4e-4. The edge weights' is 512 times as much."""
     graph_learning_rate: NotNegative | None = None
     """In its place for the edge weights, 512 times as much again; default the same. A lower one keeps weak edges alive
@@ -154,7 +167,7 @@ class Options(RunOptions):
     tree_weight: NotNegative = 0.0
     """Weight of how faint the tree is that links all keypoints by the heaviest edges (`faintness`), so that the graph
     does not fall into pieces; 0, as in the paper, leaves it to the reconstruction."""
-    detector: DetectorName | None = None
+    detector: Open[DetectorName] = OPEN
     """The network that finds keypoints: paper (Figure 8a), or efficientnet-lite0, which begins with features of
     ImageNet and learns about ten times as fast; default: that of --start-from, else paper, or on a processor the
     other."""
@@ -208,17 +221,15 @@ def train(options: Options) -> Path:
     device, rank = accelerator.device, accelerator.process_index
     with local_main_first():  # videos are decoded into a cache once
         data = _training_data(options)
-        held_out = open_data(options.data, options.image_size, "val", options.data_root)
-    if options.visible == "clip":
-        held_out = FramePairs(held_out)
-    held_out = _held_out(held_out, device)
+        others = open_samples(options.data, options.image_size, "val", options.data_root)
+    held_out = _held_out(FramePairs(others) if options.visible == "clip" else others, device)
     loss_size = 224 if options.loss_size is None and options.perceptual == "vgg16" else options.loss_size
     perceptual = PerceptualLoss(options.perceptual, options.loss_norm, loss_size).to(device)
 
     model = AutoLink(options.model_config).to(memory_format=torch.channels_last)
     if begun is not None:
-        _begin(model, begun, options.start_from)
-    elif options.detector == "efficientnet-lite0":
+        _begin(model, begun, str(options.start_from))
+    elif isinstance(model.detector, PretrainedDetector):
         model.detector.trunk.load_imagenet()
     if options.edge_weight is not None:
         model.graph.start(options.edge_weight)
@@ -408,20 +419,26 @@ def _require_fitting(options: Options) -> None:
         raise UserError(f"--mask-cells {options.mask_cells}: do not fit on {where}; give 1 to {side}")
 
 
-def _training_data(options: Options) -> SampleSet | Shards | FramePairs | Mixture:
+def _training_data(options: Options) -> Items | Shards:
     """What is trained on: images or pairs of frames, of one data set or of two.
 
     Raises:
         UserError: If they cannot be opened, paired or mixed.
     """
     names = [options.data, *([options.mix_with] if options.mix_with else [])]
-    parts = [open_data(name, options.image_size, "train", options.data_root) for name in names]
-    if len(parts) > 1 and any(isinstance(part, Shards) for part in parts):
-        raise UserError(
-            "--mix-with takes folders and names, and no shards; give shards of both kinds of images as --data"
-        )
-    if options.visible == "clip":
-        parts = [FramePairs(part, options.seed) for part in parts]
+    opened = [open_data(name, options.image_size, "train", options.data_root) for name in names]
+    if len(opened) == 1 and options.visible == "image":
+        return opened[0]
+    parts: list[Items] = []
+    for part in opened:
+        if len(opened) > 1 and isinstance(part, Shards):
+            raise UserError(
+                "--mix-with takes folders and names, and no shards; give shards of both kinds of images as --data"
+            )
+        if options.visible == "clip":
+            parts.append(FramePairs(whole(part, "clips are needed here; give a folder of videos"), options.seed))
+        else:
+            parts.append(whole(part))
     return Mixture(*parts) if len(parts) > 1 else parts[0]
 
 
@@ -449,8 +466,7 @@ def _optimizer(options: Options, model: AutoLink) -> torch.optim.Optimizer:
         {"params": model.decoder.parameters()},
     ]
     if options.optimizer == "adamw":
-        settings = dict(betas=(0.9, 0.999), weight_decay=1e-3)
-        return torch.optim.AdamW(groups, rate, **settings, fused=True)
+        return torch.optim.AdamW(groups, rate, betas=(0.9, 0.999), weight_decay=1e-3, fused=True)
     return torch.optim.Adam(groups, rate, betas=(0.9, 0.99), fused=True)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env, set_see
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from autolink.data.folder import split_folder
 from autolink.data.registry import find_data
+from autolink.data.sample import Items
 from autolink.data.shards import Shards, is_pattern, shard_files
 from autolink.devices import computes_bfloat16, fitting_workers, pick_device
 from autolink.errors import UserError
@@ -294,6 +295,7 @@ def changed(
 
 
 Run = TypeVar("Run", bound=RunOptions)
+Averaged = TypeVar("Averaged", bound=nn.Module)
 
 
 def decided(options: Run, defaults: Mapping[str, Any], *known: Mapping[str, Any]) -> Run:
@@ -449,22 +451,24 @@ def _scrambled(numbers: np.ndarray) -> np.ndarray:
 
 
 def endless_loader(
-    data: Dataset, options: RunOptions, accelerator: Accelerator, step: int, batches: Sampler | None = None
+    data: Items | Shards, options: RunOptions, accelerator: Accelerator, step: int, batches: SeededBatches | None = None
 ) -> Iterator[Any]:
     """Batches of `data` from step `step` on; this process's share of each. `batches` replaces the usual sampler."""
     rank, world = accelerator.process_index, accelerator.num_processes
     workers = options.workers if options.workers is not None else min(8, (os.cpu_count() or 2) // 2)
     pairs = 2 * 3 * options.image_size**2 * options.batch_size  # of all processes together
     workers = fitting_workers(workers, pairs, PREFETCHED)
+    source: Any = data
+    order: dict[str, Any]
     if isinstance(data, Shards):
-        data = data.batches(options.batch_size // world, options.seed, rank, world, step)
-        workers, order = data.workers(workers), {"batch_size": None}  # the stream makes its own batches
+        source = data.batches(options.batch_size // world, options.seed, rank, world, step)
+        workers, order = source.workers(workers), {"batch_size": None}  # the stream makes its own batches
     else:
         batches = batches or SeededBatches(len(data), options.batch_size, options.seed, rank, world, step)
         order = {"batch_sampler": batches}
     return iter(
         DataLoader(
-            data,
+            source,
             **order,
             num_workers=workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -557,7 +561,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-class Ema(AveragedModel):
+class Ema(AveragedModel, Generic[Averaged]):
     """Exponential moving average of a model's parameters and buffers; what is saved, sampled and measured.
 
     Args:
@@ -565,7 +569,9 @@ class Ema(AveragedModel):
         decay: Share kept at each step, reached after a ramp (1 + n)/(10 + n) so that early steps are forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+    module: Averaged
+
+    def __init__(self, model: Averaged, decay: float = 0.999) -> None:
         def average(averages: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
             count = int(updates)
             keep = min(decay, (1 + count) / (10 + count))

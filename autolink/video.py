@@ -96,7 +96,7 @@ class FrameSource:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        self._running: weakref.WeakSet[Generator] = weakref.WeakSet()
+        self._running: weakref.WeakSet[Generator[VideoFrame, None, None]] = weakref.WeakSet()
 
     def __iter__(self) -> Iterator[VideoFrame]:
         frames = self._frames()
@@ -249,14 +249,15 @@ class VideoReader(FrameSource):
             self.has_audio = bool(container.streams.audio)
             self.frame_rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
             self.duration = None
-            if stream.duration:
+            if stream.duration and stream.time_base:
                 self.duration = stream.duration * stream.time_base
             elif container.duration:
                 self.duration = Fraction(container.duration, av.time_base)
             guess = None if self.duration is None else max(1, round(self.duration * self.frame_rate))
             self.frame_count = stream.frames or guess
             aspect = stream.sample_aspect_ratio or Fraction(1)
-        width, height = round(first.width * max(aspect, 1)), round(first.height / min(aspect, 1))
+        one = Fraction(1)
+        width, height = round(first.width * max(aspect, one)), round(first.height / min(aspect, one))
         self._size = width, height  # of square pixels, not yet upright
         self._orientation = media.orientation(first)
         self.width, self.height = (height, width) if self._orientation[0] else (width, height)
@@ -266,14 +267,16 @@ class VideoReader(FrameSource):
 
     def _frames(self, seconds: Fraction = Fraction(0)) -> Generator[VideoFrame, None, None]:
         reformatter = VideoReformatter()
-        start = last = None
+        start, last = Fraction(0), None
         with media.open_media(self.path) as container:
             stream = media.video_stream(container)
-            if seconds > 0 and stream.start_time is not None:  # to the last key frame before
+            assert stream is not None  # there was one when it was opened
+            if seconds > 0 and stream.start_time is not None and stream.time_base is not None:
+                # to the last key frame before
                 start, last = stream.start_time * stream.time_base, Fraction(-1)
                 container.seek(stream.start_time + int(seconds / stream.time_base), stream=stream)
             for frame in media.decode(container, stream, self.path):
-                now = None if frame.pts is None else frame.pts * frame.time_base
+                now = None if frame.pts is None else media.time_of(frame)
                 if last is None:
                     start, time = now or Fraction(0), Fraction(0)
                 elif now is None or now - start <= last:

@@ -275,7 +275,7 @@ def read_times(folder: Path, pictures: Sequence[Path]) -> list[Fraction] | None:
         return None
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
-            seconds = {row.get("file"): row.get("seconds") for row in csv.DictReader(text)}
+            seconds = {str(row.get("file")): row.get("seconds") for row in csv.DictReader(text)}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _wrong_times(file, f"no text of columns file,seconds ({error})") from error
     times = [_time_of(picture.name, seconds, file) for picture in pictures]

@@ -22,6 +22,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from autolink import media
 from autolink.animations import ANIMATION_SUFFIXES, write_animation
@@ -139,7 +140,8 @@ class VideoWriter(FrameOutput):
         ticks = math.lcm(_TICKS, self.frame_rate.numerator)
         self._second = ticks if ticks <= _MOST_TICKS else _TICKS  # in ticks
         refuse_inputs([path], [audio_from])
-        self._soundtrack = self._kind.sound and media.Soundtrack.of(audio_from, self._kind.sound, audio_start)
+        sound = self._kind.sound
+        self._soundtrack = None if sound is None else media.Soundtrack.of(audio_from, sound, audio_start)
         self._settings["encoder"] = f"{self._kind.encoder} of PyAV {av.__version__}"
         self._part, self._rest = (self.path.with_name(self.path.name + end) for end in PARTS)
         self._encoded = 0  # frames, by this writer
@@ -159,7 +161,9 @@ class VideoWriter(FrameOutput):
 
     def _open_encoder(self) -> None:
         self._container = av.open(f"file:{self._target}", "w", format="mp4", options=self._fragmented)
-        self._stream = self._container.add_stream(self._kind.encoder, rate=self.frame_rate, options=self._kind.options)
+        stream = self._container.add_stream(self._kind.encoder, rate=self.frame_rate, options=self._kind.options)
+        assert isinstance(stream, VideoStream)
+        self._stream = stream
         odd = self._kind.pixels == "yuv420p"
         self._margin = self.height % 2 * odd, self.width % 2 * odd
         self._stream.height, self._stream.width = self.height + self._margin[0], self.width + self._margin[1]
@@ -226,7 +230,7 @@ class VideoWriter(FrameOutput):
                         complete, self.path.suffix.lower(), self._pictures, self.width, self.height, self.frame_rate
                     )
                 else:
-                    self._copy(complete, self._kind.sound.container, self._soundtrack, end)
+                    self._copy(complete, self._kind.sound, self._soundtrack, end)
                 os.replace(complete, self.path)
             finally:
                 complete.unlink(missing_ok=True)
@@ -264,7 +268,7 @@ class VideoWriter(FrameOutput):
         with ExitStack() as files:
             for packet in _chained(self._parts(files)):
                 self.written += 1
-                self.last_time = max(self.last_time or Fraction(0), packet.pts * packet.time_base)
+                self.last_time = max(self.last_time or Fraction(0), media.time_of(packet))
 
     def _join(self) -> None:
         """Makes one part of two, of frames that can be decoded."""
@@ -280,11 +284,12 @@ class VideoWriter(FrameOutput):
     def _copy(
         self,
         target: Path,
-        container: str = "",
+        kind: media.SoundFormat | None = None,
         soundtrack: media.Soundtrack | None = None,
         end: Fraction = Fraction(0),
     ) -> None:
         """Copies packets of the parts into a new part, or, with the sound up to `end` seconds, into a finished file."""
+        container = "" if kind is None else kind.container
         options = {"": self._fragmented, "mp4": {"movflags": "faststart"} | self._timescales, "webm": {}}[container]
         with ExitStack() as files:
             parts = self._parts(files)
@@ -294,7 +299,7 @@ class VideoWriter(FrameOutput):
             if soundtrack is not None:
                 sound = files.enter_context(media.open_media(soundtrack.path))
                 packets.append(soundtrack.packets(sound, output, end))
-            for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
+            for packet in heapq.merge(*packets, key=_decoded_at):
                 output.mux(packet)
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
@@ -312,6 +317,11 @@ class VideoWriter(FrameOutput):
         return parts
 
 
+def _decoded_at(packet: media.Packet) -> Fraction:
+    assert packet.dts is not None and packet.time_base is not None
+    return packet.dts * packet.time_base
+
+
 def _mark_end(path: Path) -> None:
     with open(path, "ab") as file:
         file.write(_END)
@@ -323,9 +333,9 @@ def _is_whole(path: Path) -> bool:
         return file.read() == _END
 
 
-def _groups(part: _Part) -> Iterator[av.Packet]:
+def _groups(part: _Part) -> Iterator[media.Packet]:
     """Packets of a part that can be relied on: whole groups, each from a key frame to the next."""
-    group = []
+    group: list[media.Packet] = []
     with suppress(av.error.FFmpegError):  # here the kill came
         for packet in part.container.demux(video=0):
             if packet.dts is None:
@@ -338,12 +348,14 @@ def _groups(part: _Part) -> Iterator[av.Packet]:
         yield from group
 
 
-def _chained(parts: list[_Part]) -> Iterator[av.Packet]:
+def _chained(parts: list[_Part]) -> Iterator[media.Packet]:
     """Packets of one part after the other."""
-    last_dts = last_pts = None
+    last_dts: int | None = None
+    last_pts: int | None = None
     for part in parts:
         before = last_pts
         for packet in _groups(part):
+            assert packet.pts is not None and packet.dts is not None  # `_groups` leaves others out
             if before is not None and packet.pts <= before:
                 break  # a kill came when both were joined already: this part is in the one before
             # A part's decoding times begin before its first picture, within the part before.

@@ -269,12 +269,11 @@ def _looks_like_hub_id(source: str) -> bool:
 
 
 def _from_hub(repository: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, hf_hub_download, utils
 
     before, reason = constants.HF_HUB_OFFLINE, ""
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+        utils.get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
     except Exception as error:  # of another library in each version of huggingface_hub
         constants.HF_HUB_OFFLINE, reason = True, _first_line(error)  # else the download would ask for half a minute
     try:

@@ -38,8 +38,8 @@ def rehearse(options: Options, train: Callable[[Options], Path]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         source = options.autolink or _autolink(options, Path(folder))
-        never = {"sample_every": 3, "save_every": 3, "metric_every": 0, "push_to_hub": None, "resume": False}
-        train(replace(options, output=output, autolink=source, steps=2, log_every=1, dry_run=False, **never))
+        short = replace(options, output=output, autolink=source, steps=2, log_every=1, dry_run=False, resume=False)
+        train(replace(short, sample_every=3, save_every=3, metric_every=0, push_to_hub=None))
         if PartialState().is_main_process:
             _report(output, options.batch_size)
 
@@ -51,8 +51,8 @@ def _autolink(options: Options, folder: Path) -> str:
     shipped = manifest().get(options.data)
     if shipped is not None and shipped["task"] == AutoLink.task:
         return options.data
-    like = {"data": options.data, "image_size": options.image_size, "width": options.width}
-    config = with_recommendations(LearnerOptions(**like)).model_config
+    like = LearnerOptions(data=options.data, image_size=options.image_size, width=options.width)
+    config = with_recommendations(like).model_config
     return str(AutoLink(config).save_pretrained(folder / "autolink.safetensors"))
 
 

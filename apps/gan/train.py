@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +19,14 @@ import tyro
 from torch import Tensor
 
 from autolink.adversarial import Discriminator
-from autolink.data import open_data
+from autolink.data import open_data, open_samples
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.losses import Features, light_features
 from autolink.model import AutoLink
 from autolink.pixels import unit_from_bytes
 from autolink.progress import as_asked
-from autolink.ranges import Count, DoubledSide, NotNegative, Whole, Width
+from autolink.ranges import OPEN, Count, DoubledSide, NotNegative, Open, Whole, Width
 from autolink.runs import Stop
 from autolink.train import BANK, FOR_PROCESSOR, autolink_for, poses_of
 from autolink.training import (
@@ -110,18 +111,18 @@ class Options(RunOptions):
     start_from: str | None = None
     """Begin with the networks of another run, of the same width and of the same or half the image size: its folder, a
     file that `autolink_apps.gan.beginning` wrote, or a name in `pretrained/starts/`. The AutoLink may be another."""
-    autolink_steps: Count | None = None
+    autolink_steps: Open[Count] = OPEN
     """Steps to train an AutoLink for, if one must be trained; default 20,000, on a processor 3,000."""
-    perceptual: Features | None = None
+    perceptual: Open[Features] = OPEN
     """Features of the loss of an AutoLink that must be trained: vgg16 (default), squeezenet (default on a processor),
     builtin (default there if SqueezeNet's weights cannot be had) or pyramid."""
-    image_size: DoubledSide | None = None
+    image_size: Open[DoubledSide] = OPEN
     """Side of the square images: 64, 128 or 256; default 128, on a processor 64."""
-    width: Width | None = None
+    width: Open[Width] = OPEN
     """Channel multiplier on the paper's networks; default 1, on a processor 0.25."""
-    steps: Count | None = None
+    steps: Open[Count] = OPEN
     """Training steps in all; default 100,000, on a processor 13,500."""
-    batch_size: Count | None = None
+    batch_size: Open[Count] = OPEN
     """Images a step, over all devices together; default 32, on a processor 16."""
     learning_rate: NotNegative = 3e-4
     """Adam's, for generator and discriminator; StyleGAN2's 2e-3 belongs to its equalised learning rates."""
@@ -180,19 +181,18 @@ def train(options: Options) -> Path:
         hub.reserve(options.push_to_hub)
     with local_main_first():  # videos are decoded into a cache once
         data = open_data(options.data, options.image_size, "train", options.data_root)
-        held_out = open_data(options.data, options.image_size, "val", options.data_root)
+        others = open_samples(options.data, options.image_size, "val", options.data_root)
         features = open_features(options.metric_features, torch.device("cpu")) if options.metric_every else None
-    learner = {"perceptual": options.perceptual, "steps": options.autolink_steps}
-    source = autolink_for(options.autolink, options, **learner)
+    source = autolink_for(options.autolink, options, perceptual=options.perceptual, steps=options.autolink_steps)
     autolink = AutoLink.from_pretrained(source)
     accelerator = start(replace(options, autolink=str(source)), may_change={*MAY_CHANGE, *LEARNER})
     device, rank = accelerator.device, accelerator.process_index
     bank = spread(data, BANK)
     config = ConditionalGANConfig(options.image_size, options.width, len(bank), autolink.config)
-    gan = ConditionalGAN(config).to(device, memory_format=torch.channels_last)
+    gan = ConditionalGAN(config).to(device).to(memory_format=torch.channels_last)
     gan.autolink.load_state_dict(autolink.state_dict())
     gan.poses.copy_(poses_of(gan.autolink, bank))
-    held_out = spread(held_out, HELD_OUT)
+    held_out = spread(others, HELD_OUT)
     held_out_poses = poses_of(gan.autolink, held_out)
     examples = unit_from_bytes(torch.stack([sample.image for sample in held_out]).to(device))
     mark = {"pose_error_real": real_pose_error(gan.autolink, examples)}
@@ -200,19 +200,19 @@ def train(options: Options) -> Path:
 
     channels = 4 if options.discriminator == "conditional" else 3
     judge = Discriminator(options.image_size, options.width, channels, minibatch_std=True)
-    judge = judge.to(device, memory_format=torch.channels_last)
+    judge = judge.to(device).to(memory_format=torch.channels_last)
     generator, discriminator = gan.generator, judge
     ema = Ema(generator, decay=0.5 ** (options.batch_size / options.ema_images))
     if options.start_from and not options.resume:
         begin_with(options.start_from, {"generator": generator, "discriminator": discriminator, "ema": ema})
     gan.generator = ema.module  # what is shown, measured and saved is the average
 
-    adam = {"lr": options.learning_rate, "betas": (0.0, 0.99), "fused": True}
+    adam = partial(torch.optim.Adam, lr=options.learning_rate, betas=(0.0, 0.99), fused=True)
     # At full speed the mapping network drifts to one large w for all noise, and appearances collapse into one.
     mapping = {"params": generator.mapping.parameters(), "lr": options.learning_rate * MAPPING_RATE}
     others = [p for name, p in generator.named_parameters() if not name.startswith("mapping.")]
-    generator_adam = torch.optim.Adam([{"params": others}, mapping], **adam)
-    discriminator_adam = torch.optim.Adam(discriminator.parameters(), **adam)
+    generator_adam = adam([{"params": others}, mapping])
+    discriminator_adam = adam(discriminator.parameters())
     generator, discriminator, generator_adam, discriminator_adam = accelerator.prepare(
         generator, discriminator, generator_adam, discriminator_adam
     )
@@ -227,7 +227,9 @@ def train(options: Options) -> Path:
     game = Game(accelerator, generator, discriminator, policy, conditional, gan.autolink)
     modules = {"generator": generator, "discriminator": discriminator, "ema": ema}
     optimizers = {"generator": generator_adam, "discriminator": discriminator_adam}
-    stateful = {**guards, "adaptive": adaptive} if adaptive else guards
+    stateful: dict[str, FiniteGuard | AdaptiveAugmentation] = {**guards}
+    if adaptive:
+        stateful["adaptive"] = adaptive
     step = 0
     if options.resume:
         step, states = load_checkpoint(accelerator, options.output, modules, optimizers)
@@ -272,18 +274,18 @@ def train(options: Options) -> Path:
             log.numbers(step, {"images": step * options.batch_size, **means, **controlled, **counts})
             progress.set_postfix({name: f"{value:.2f}" for name, value in means.items() if name.startswith("loss")})
         looked = due(step, options.sample_every) or last
-        compared = distances and (due(step, options.metric_every) or last)
+        compared = distances if due(step, options.metric_every) or last else None
         if looked and accelerator.is_main_process:
             gan.update_w_average()
             measured |= pose_consistency(gan, held_out_poses) | mark
             log.numbers(step, {name: measured[name] for name in measured if name.startswith("pose_error")})
             shown = labelled_grid(gan, held_out_poses[:SHOWN], fixed_noise(SHOWN, device))
             log.picture(step, "samples", shown)
-        if compared:
-            measured |= (found := distances.measure())
+        if compared is not None:
+            measured |= (found := compared.measure())
             if found:
                 log.numbers(step, {"images": step * options.batch_size, **found})
-        if (looked or compared) and accelerator.is_main_process:
+        if (looked or compared is not None) and accelerator.is_main_process:
             draw_curve([options.output], options.output / "curve.png")
         if stop.asked() or due(step, options.save_every) or last:
             require_finite_weights(accelerator, modules, step)

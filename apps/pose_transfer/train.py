@@ -17,14 +17,14 @@ import tyro
 from torch.utils.data import default_collate
 
 from autolink.adversarial import Discriminator
-from autolink.data import open_data
+from autolink.data import open_samples
 from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
 from autolink.losses import Features, PerceptualLoss, light_features
 from autolink.model import AutoLink
 from autolink.pixels import unit_from_signed
 from autolink.progress import as_asked
-from autolink.ranges import Count, DoubledSide, KeypointCount, NotNegative, Width
+from autolink.ranges import OPEN, Count, DoubledSide, KeypointCount, NotNegative, Open, Width
 from autolink.runs import Stop
 from autolink.train import FOR_PROCESSOR, autolink_for, bank_of
 from autolink.training import (
@@ -82,13 +82,13 @@ class Options(RunOptions):
 
     output: Path = Path("runs/pose-transfer")
     """Run folder: checkpoint, model, logs and pictures are written here."""
-    steps: Count | None = None
+    steps: Open[Count] = OPEN
     """Training steps in all; default 20,000, on a processor 3,000."""
-    batch_size: Count | None = None
+    batch_size: Open[Count] = OPEN
     """Images a step, over all devices together; default 64, on a processor 16."""
-    image_size: DoubledSide | None = None
+    image_size: Open[DoubledSide] = OPEN
     """Side of the square images: 64, 128 or 256; default that of --start-from, else 128, on a processor 64."""
-    width: Width | None = None
+    width: Open[Width] = OPEN
     """Channel multiplier on the paper's networks; default that of --start-from, else 1, on a processor 0.25."""
     autolink: str | None = None
     """Frozen AutoLink: file, folder, shipped name or hub id. Else this data's is used, or trained."""
@@ -111,10 +111,10 @@ class Options(RunOptions):
     """Steps from one R1 penalty to the next, weighted up accordingly."""
     learning_rate: NotNegative = 2e-4
     """Adam's, of both networks."""
-    perceptual: Features | None = None
+    perceptual: Open[Features] = OPEN
     """Features of the loss: vgg16 (the paper's; default), squeezenet (ten times lighter; default on a processor),
     builtin (shipped; default there if SqueezeNet's weights cannot be had), pyramid (weaker)."""
-    autolink_steps: Count | None = None
+    autolink_steps: Open[Count] = OPEN
     """Steps to train an AutoLink for, if one must be trained; default 20,000, on a processor 3,000."""
     keypoints: KeypointCount = 16
     """Keypoints K of an AutoLink that must be trained."""
@@ -127,19 +127,23 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
-    starting = options.start_from is not None and not options.resume
-    begun = PoseTransfer.from_pretrained(options.start_from) if starting else None
+    start_from = None if options.resume else options.start_from
+    begun = None if start_from is None else PoseTransfer.from_pretrained(start_from)
     options = with_defaults(options, begun)
     # Opened before anything is trained, so that a mistyped path is found at once.
     with local_main_first():  # videos are decoded into a cache once
-        pairs = FramePairs(open_data(options.data, options.image_size, "train", options.data_root), options.seed)
-        others = FramePairs(open_data(options.data, options.image_size, "val", options.data_root))
+        pairs = FramePairs(open_samples(options.data, options.image_size, "train", options.data_root), options.seed)
+        others = FramePairs(open_samples(options.data, options.image_size, "val", options.data_root))
         pairs.warn_of_strangers()
     if begun is not None:
         _require_alike(begun, options)
-    learner = {"perceptual": options.perceptual, "keypoints": options.keypoints}
-    learner["steps"] = options.autolink_steps
-    chosen = autolink_for(options.autolink, options, **learner)
+    chosen = autolink_for(
+        options.autolink,
+        options,
+        perceptual=options.perceptual,
+        keypoints=options.keypoints,
+        steps=options.autolink_steps,
+    )
     autolink = AutoLink.from_pretrained(chosen)
 
     accelerator = start(replace(options, autolink=str(chosen)), may_change={*MAY_CHANGE, *LEARNER})
@@ -156,13 +160,16 @@ def train(options: Options) -> Path:
         model.autolink.poses = bank_of(model.autolink, options)
     usual_confidence = model.autolink.detect(unit_from_signed(held_out[1])).confidence.mean().item()
     network = model.network.to(memory_format=torch.channels_last)
-    model.network = (ema := Ema(network)).module
+    ema = Ema(network)
+    model.network = ema.module
     adam = torch.optim.Adam(network.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
     network, adam = accelerator.prepare(network, adam)
     modules, optimizers = {"network": network, "ema": ema}, {"network": adam}
     discriminator = None
     if options.gan_weight:
-        discriminator = Discriminator(options.image_size, options.width).to(device, memory_format=torch.channels_last)
+        discriminator = (
+            Discriminator(options.image_size, options.width).to(device).to(memory_format=torch.channels_last)
+        )
         judge_adam = torch.optim.Adam(discriminator.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True)
         discriminator, judge_adam = accelerator.prepare(discriminator, judge_adam)
         modules["discriminator"], optimizers["discriminator"] = discriminator, judge_adam

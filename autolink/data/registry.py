@@ -53,6 +53,30 @@ def open_data(data: str, image_size: int, split: str = "train", data_root: Path 
     return _open_path(path, image_size, split, name=data if Path(data).name == data else None)
 
 
+def open_samples(data: str, image_size: int, split: str = "train", data_root: Path | None = None) -> SampleSet:
+    """The same, where a stream will not do.
+
+    Raises:
+        UserError: as `open_data`, or it is a stream.
+    """
+    return whole(open_data(data, image_size, split, data_root))
+
+
+def whole(data: SampleSet | Shards, instead: str = "any of them is asked for here; give a folder") -> SampleSet:
+    """A data set of which any sample can be asked for.
+
+    Args:
+        data: what `open_data` returned.
+        instead: what is needed and what to give, if it is a stream.
+
+    Raises:
+        UserError: it is a stream of shards.
+    """
+    if isinstance(data, Shards):
+        raise UserError(f"{data.name}: shards hold single images, but {instead}")
+    return data
+
+
 def find_data(data: str, data_root: Path | None = None) -> Path:
     """The folder or file that a name or path stands for.
 

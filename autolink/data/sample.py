@@ -5,8 +5,9 @@ L landmarks, S image size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import Dataset, IterableDataset
@@ -49,20 +50,37 @@ class SampleSet(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-class Mixture(Dataset):
+@runtime_checkable
+class LinkedSamples(SampleSet, Protocol):
+    """Samples whose landmarks are joints, with the true links between them (`synthetic`)."""
+
+    links: Sequence[tuple[int, int]]
+
+
+class Items(Protocol):
+    """A map-style torch data set with a name: of samples, or of pairs of them."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class Mixture(Dataset[Any]):
     """Two data sets of the same kind of item in equal shares; the shorter one repeats itself.
 
     Landmarks of samples are left out, since those of two data sets need not be the same.
     """
 
-    def __init__(self, first: Dataset, second: Dataset) -> None:
+    def __init__(self, first: Items, second: Items) -> None:
         self.parts = first, second
         self.name = f"{first.name} and {second.name}"
 
     def __len__(self) -> int:
         return 2 * max(len(part) for part in self.parts)
 
-    def __getitem__(self, index: int) -> Sample | tuple:
+    def __getitem__(self, index: int) -> Any:
         part = self.parts[index % 2]
         item = part[index // 2 % len(part)]
         return item._replace(landmarks=item.landmarks[:0]) if isinstance(item, Sample) else item

@@ -113,15 +113,6 @@ class Shards(IterableDataset[Sample]):
     def __init__(self, name: str, urls: list[str], image_size: int) -> None:
         self.name, self.urls, self.image_size = name, urls, image_size
 
-    @property
-    def clips(self) -> list[str]:
-        """Not known.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError(f"{self.name}: shards hold single images, but clips are needed here; give a folder of videos")
-
     def __iter__(self) -> Iterator[Sample]:
         for url in self.urls:
             decoded = (decode(encoded, self.image_size) for encoded in read_shard(url))
@@ -223,7 +214,9 @@ class HeldOut(Dataset[Sample]):
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> Sample:
-        return decode(self.encoded[index], self.image_size)
+        sample = decode(self.encoded[index], self.image_size)
+        assert sample is not None  # others were left out at the start
+        return sample
 
 
 def read_shard(url: str) -> Iterator[Encoded]:

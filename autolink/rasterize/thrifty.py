@@ -116,7 +116,7 @@ def _draw_what_is_not_finite(
     ends = torch.triu_indices(keypoints.shape[1], keypoints.shape[1], 1, device=keypoints.device)
     for edge in (~weights.isfinite() | thickness.isnan()).nonzero().flatten().tolist():
         drawn = draw_edges_reference(
-            keypoints[:, ends[:, edge]], weights[edge, None], costs.shape[-2:], thickness[edge]
+            keypoints[:, ends[:, edge]], weights[edge, None], (costs.shape[-2], costs.shape[-1]), thickness[edge]
         )  # infinite, or not a number
         torch.minimum(costs, -drawn, out=costs)
         winners.masked_fill_(drawn.isposinf(), edge)
@@ -146,10 +146,10 @@ def _best_edges(keypoints: Tensor, weights: Tensor, thickness: Tensor, size: tup
     """The least cost d²/σ² − log w of each pixel, and the edge that reaches it: both (B, 1, H, W)."""
     (batch, _, _), (height, width) = keypoints.shape, size
     rows, columns = -(-height // TILE), -(-width // TILE)
-    like = {"device": keypoints.device, "dtype": keypoints.dtype}
-    centres_x = (torch.arange(columns, **like) + 0.5) * TILE * 2 / width - 1
-    centres_y = (torch.arange(rows, **like) + 0.5) * TILE * 2 / height - 1
-    inside = torch.arange(TILE, **like) - (TILE - 1) / 2
+    device, dtype = keypoints.device, keypoints.dtype
+    centres_x = (torch.arange(columns, device=device, dtype=dtype) + 0.5) * TILE * 2 / width - 1
+    centres_y = (torch.arange(rows, device=device, dtype=dtype) + 0.5) * TILE * 2 / height - 1
+    inside = torch.arange(TILE, device=device, dtype=dtype) - (TILE - 1) / 2
     offsets = torch.stack([(inside * 2 / width).expand(TILE, TILE), (inside * 2 / height)[:, None].expand(TILE, TILE)])
     offsets = offsets.flatten(1)  # (2, P), from the centre of the tile
 
@@ -247,14 +247,14 @@ def _improve(
     last_win = torch.zeros_like(best)  # round + 1 in which a pixel was last improved
     improved = torch.empty_like(best)
     start = 0
-    for number, size in enumerate(sizes, start=1):
+    for round_number, size in enumerate(sizes, start=1):
         now = slice(start, start + size)
         start += size
         beyond = torch.addmm(s[now], along[now], offsets).abs_().sub_(half[now]).relu_()
         cost = torch.addmm(v[now], across[now], offsets)
         cost = cost.square_().addcmul_(beyond, beyond).sub_(log_weight[now])
         torch.lt(cost, best[:size], out=improved[:size])
-        torch.maximum(last_win[:size], improved[:size].mul_(number), out=last_win[:size])
+        torch.maximum(last_win[:size], improved[:size].mul_(round_number), out=last_win[:size])
         torch.minimum(best[:size], cost, out=best[:size])
     costs.index_copy_(0, tiles, best)
 

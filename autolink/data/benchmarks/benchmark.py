@@ -114,6 +114,18 @@ def place(root: Path, *places: str) -> Path | None:
     return next((root / path for path in places if (root / path).exists()), None)
 
 
+def required(root: Path, *places: str) -> Path:
+    """The first of some relative paths that exists below a folder.
+
+    Raises:
+        UserError: none does.
+    """
+    found = place(root, *places)
+    if found is None:
+        raise UserError(f"{root}: no {places[0]} in it; unpack all of it")
+    return found
+
+
 def whole_images(count: int) -> np.ndarray:
     """(N, 4) boxes of all that images show: each is stretched to the square, as `ImageFiles` does with boxes."""
     return np.tile([-np.inf, -np.inf, np.inf, np.inf], (count, 1))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, place, require_images, whole_images
+from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, required, whole_images
 from autolink.data.cache import image_sizes
 from autolink.data.folder import ImageFiles
 from autolink.errors import UserError
@@ -52,17 +52,17 @@ def _missing_wild(root: Path) -> str | None:
 
 
 def _open_aligned(root: Path, image_size: int, split: str) -> ImageFiles:
-    folder, files = place(root, *_ALIGNED.images), _split_files(root, split)
+    folder, files = required(root, *_ALIGNED.images), _split_files(root, split)
     require_images(folder, files)
-    landmarks = _read_numbers(place(root, *_ALIGNED.landmarks), files, 10).reshape(-1, 5, 2)
+    landmarks = _read_numbers(required(root, *_ALIGNED.landmarks), files, 10).reshape(-1, 5, 2)
     return ImageFiles("celeba-aligned", folder, files, image_size, landmarks=landmarks)
 
 
 def _open_wild(root: Path, image_size: int, split: str) -> ImageFiles:
-    folder, files = place(root, *_WILD.images), _split_files(root, split)
+    folder, files = required(root, *_WILD.images), _split_files(root, split)
     require_images(folder, files)
-    landmarks = _read_numbers(place(root, *_WILD.landmarks), files, 10).reshape(-1, 5, 2)
-    faces = _read_numbers(place(root, *_BOXES), files, 4)[:, 2:].prod(1)
+    landmarks = _read_numbers(required(root, *_WILD.landmarks), files, 10).reshape(-1, 5, 2)
+    faces = _read_numbers(required(root, *_BOXES), files, 4)[:, 2:].prod(1)
     large = np.flatnonzero(faces >= SMALLEST_FACE * image_sizes(folder, files).prod(1))
     if not len(large):
         raise UserError(f"{folder}: no face of the {split!r} split covers {SMALLEST_FACE:.0%} of its image")
@@ -73,11 +73,11 @@ def _open_wild(root: Path, image_size: int, split: str) -> ImageFiles:
 
 def _split_files(root: Path, split: str) -> list[str]:
     if split == "train":
-        held_out = set(_read_names(place(root, *_MAFL["test"])))
-        with open(place(root, *_PARTITION), encoding="utf-8") as file:
+        held_out = set(_read_names(required(root, *_MAFL["test"])))
+        with open(required(root, *_PARTITION), encoding="utf-8") as file:
             parts = [line.split() for line in file if line.strip()]
         return [part[0] for part in parts if part[1:] == ["0"] and part[0] not in held_out]
-    return sorted(_read_names(place(root, *_MAFL["fit" if split == "fit" else "test"])))
+    return sorted(_read_names(required(root, *_MAFL["fit" if split == "fit" else "test"])))
 
 
 def _read_names(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, place, require_images
+from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, required
 from autolink.data.folder import ImageFiles
 from autolink.data.splits import held_out_split
 from autolink.errors import UserError
@@ -36,7 +36,7 @@ def _missing(root: Path) -> str | None:
 
 def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     part = "test" if held_out_split(split) else "train"
-    folder = place(root, *_IMAGES)
+    folder = required(root, *_IMAGES)
     with open(root / f"data_{part}.csv", encoding="utf-8", newline="") as table:
         files = [row.get("filename", "") for row in csv.DictReader(table)]
     joints = _read_joints(root / f"data_{part}.json")

@@ -46,6 +46,8 @@ class _Inert:
     """What a pickle names, called with `given` and then set to `state`; it does nothing."""
 
     named = ""
+    given: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *given: Any) -> _Inert:
         made = object.__new__(cls)

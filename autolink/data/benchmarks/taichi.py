@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, place, require_images
+from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, required
 from autolink.data.benchmarks.pickled_table import read_pickled_points
 from autolink.data.clips import frames_of
 from autolink.data.folder import ImageFiles
@@ -72,8 +72,8 @@ def _open_videos(root: Path, part: str, image_size: int) -> ImageFiles:
 
 
 def _open_images(root: Path, part: str, image_size: int) -> ImageFiles:
-    folder = place(root, *_EVALUATION) / part
-    points = read_pickled_points(place(root, *_joints(part)))
+    folder = required(root, *_EVALUATION) / part
+    points = read_pickled_points(required(root, *_joints(part)))
     files = sorted(points)
     require_images(folder, files)
     joints = np.stack([points[file] for file in files])
