@@ -25,13 +25,13 @@ from autolink.data.pairs import FramePairs, Pair
 from autolink.data.registry import whole
 from autolink.data.sample import Items, Mixture, Sample, SampleSet, spread
 from autolink.data.shards import Shards
-from autolink.detector import DetectorName, PretrainedDetector
+from autolink.detector import DetectorName, Keypoints, PretrainedDetector
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import Stopped, UserError, command
 from autolink.losses import Features, Norm, PerceptualLoss, disagreement, faintness, light_features
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, at_side, load
-from autolink.pixels import signed_from_unit, to_uint8, unit_from_signed
+from autolink.pixels import pictures_from_bytes, signed_from_unit, to_uint8, unit_from_signed
 from autolink.progress import as_asked
 from autolink.ranges import (
     OPEN,
@@ -299,7 +299,8 @@ def train(options: Options) -> Path:
             if accelerator.is_main_process:
                 about = {"data": data.name, "steps": step, "torch": torch.__version__, "options": as_json(options)}
                 if last:  # of both, since a longer run averages what it finds in the checkpoint
-                    ema.module.poses = bank_of(ema.module, options)
+                    ema.module.poses, confidence = bank_of(ema.module, options)
+                    about["usual_confidence"] = confidence.mean().item()
                     accelerator.unwrap_model(model).poses = ema.module.poses.clone()
                 ema.module.save_pretrained(options.output, about)
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
@@ -310,14 +311,14 @@ def train(options: Options) -> Path:
     return options.output / "model.safetensors"
 
 
-def bank_of(model: AutoLink, options: RunOptions) -> Tensor:
-    """Poses (P, K, 2) of up to `BANK` training images, on the model's device."""
-    return poses_of(model, spread(open_data(options.data, options.image_size, "train", options.data_root), BANK))
+def bank_of(model: AutoLink, options: RunOptions) -> Keypoints:
+    """Poses (P, K, 2) of up to `BANK` training images, and their confidences, on the model's device."""
+    return detect_samples(model, spread(open_data(options.data, options.image_size, "train", options.data_root), BANK))
 
 
-def poses_of(model: AutoLink, samples: list[Sample]) -> Tensor:
-    """Keypoints (N, K, 2) of N samples, on the model's device."""
-    return model.detect_all(samples, 32)[0].to(model.device)
+def detect_samples(model: AutoLink, samples: list[Sample]) -> Keypoints:
+    """Keypoints of N samples, on the model's device."""
+    return model.detect(pictures_from_bytes(torch.stack([sample.image for sample in samples])), 32)
 
 
 def with_recommendations(options: Options, begun: AutoLinkConfig | None = None) -> Options:

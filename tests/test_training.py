@@ -265,6 +265,8 @@ def test_a_run_leaves_all_that_was_promised(images, tmp_path):
     model = load(path)
     assert model.config.keypoints == 3
     assert model.metadata["steps"] == 6 and model.metadata["options"]["perceptual"] == "pyramid"
+    seen = model.detect(torch.stack([sample.image for sample in open_data(str(images), 32)]).float() / 255)
+    assert model.metadata["usual_confidence"] == pytest.approx(seen.confidence.mean().item(), rel=0.05)
     assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
         "reconstructions-0000003.png",
         "reconstructions-0000006.png",

@@ -28,7 +28,7 @@ from autolink.pixels import unit_from_bytes
 from autolink.progress import as_asked
 from autolink.ranges import OPEN, Count, DoubledSide, NotNegative, Open, Whole, Width
 from autolink.runs import Stop
-from autolink.train import BANK, FOR_PROCESSOR, autolink_for, poses_of
+from autolink.train import BANK, FOR_PROCESSOR, autolink_for, detect_samples
 from autolink.training import (
     MAY_CHANGE,
     Ema,
@@ -191,9 +191,9 @@ def train(options: Options) -> Path:
     config = ConditionalGANConfig(options.image_size, options.width, len(bank), autolink.config)
     gan = ConditionalGAN(config).to(device).to(memory_format=torch.channels_last)
     gan.autolink.load_state_dict(autolink.state_dict())
-    gan.poses.copy_(poses_of(gan.autolink, bank))
+    gan.poses.copy_(detect_samples(gan.autolink, bank).xy)
     held_out = spread(others, HELD_OUT)
-    held_out_poses = poses_of(gan.autolink, held_out)
+    held_out_poses = detect_samples(gan.autolink, held_out).xy
     examples = unit_from_bytes(torch.stack([sample.image for sample in held_out]).to(device))
     mark = {"pose_error_real": real_pose_error(gan.autolink, examples)}
     distances = features and Distances(accelerator, gan, data, features.to(device), options.metric_images)

@@ -157,7 +157,7 @@ def train(options: Options) -> Path:
         model.network.load_state_dict(begun.network.state_dict())
     model = model.to(device)
     if not len(model.autolink.poses):
-        model.autolink.poses = bank_of(model.autolink, options)
+        model.autolink.poses = bank_of(model.autolink, options).xy
     usual_confidence = model.autolink.detect(unit_from_signed(held_out[1])).confidence.mean().item()
     network = model.network.to(memory_format=torch.channels_last)
     ema = Ema(network)
