@@ -6,6 +6,8 @@ them when it writes through Pillow, and spaces them evenly when it writes throug
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -25,12 +27,16 @@ ANIMATION_SUFFIXES = frozenset({".gif", ".webp", ".apng"})
 _GIF_TICK, _TICK = Fraction(1, 100), Fraction(1, 1000)  # the units in which they count, in seconds
 _GIF_SHORTEST, _SHORTEST = 2, 11  # ticks: what asks for less is shown for a tenth of a second
 _WEBP = {"quality": 90, "method": 4}  # a talking head at 256² has 43 dB so, in 4.4 kB a frame
+_GIF_NOTE, _PNG_NOTE, _PNG_END, _DESCRIPTION = b"\x21\xfe", b"tEXtComment\0", 12, 0x010E
+_NOTE_WITHIN = 8192  # bytes at the end of a gif or APNG
 
 Frames = Callable[[], Iterator[av.VideoFrame]]
 """Begins a pass over frames with their times."""
 
 
-def write_animation(path: Path, suffix: str, frames: Frames, width: int, height: int, frame_rate: Fraction) -> None:
+def write_animation(
+    path: Path, suffix: str, frames: Frames, width: int, height: int, frame_rate: Fraction, note: str = ""
+) -> None:
     """Writes an animation, in two passes over the frames; an APNG in one.
 
     Times are rounded to 1/100 s in a gif, else to 1/1000 s. A frame that comes less than 1/50 s after the one before,
@@ -44,18 +50,56 @@ def write_animation(path: Path, suffix: str, frames: Frames, width: int, height:
         width: of the frames, in pixels.
         height: likewise.
         frame_rate: frames a second: how long the last is shown.
+        note: a text in ASCII that the file is to hold, for `read_note`.
     """
     if suffix == ".gif":
         last = max(_GIF_SHORTEST, round(1 / frame_rate / _GIF_TICK))
         shown = _indexed(frames, width, height)
         _encode(path, "gif", "pal8", shown, width, height, frame_rate, {"loop": "0", "final_delay": str(last)})
+        if note:
+            pieces = (note[start : start + 255].encode() for start in range(0, len(note), 255))
+            _insert(path, _GIF_NOTE + b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0", 1)
         return
     last = max(_SHORTEST, round(1 / frame_rate / _TICK))
     if suffix == ".apng":
         options = {"plays": "0", "final_delay": str(last * _TICK)}
         _encode(path, "apng", "rgb24", _shown(frames(), "rgb24"), width, height, frame_rate, options)
+        if note:
+            chunk = _PNG_NOTE + note.encode()
+            size, check = (number.to_bytes(4, "big") for number in (len(chunk) - 4, zlib.crc32(chunk)))
+            _insert(path, size + chunk + check, _PNG_END)
     else:
-        _write_webp(path, frames, width, height, last)
+        _write_webp(path, frames, width, height, last, note)
+
+
+def read_note(path: Path) -> str:
+    """The note that `write_animation` left in a file; an empty text if it left none, or the file is something else.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        kind = file.read(4)
+        if kind == b"RIFF":
+            with Image.open(file, formats=("WEBP",)) as image:
+                return str(image.getexif().get(_DESCRIPTION, ""))
+        file.seek(-min(_NOTE_WITHIN, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        end = file.read()
+    if kind == b"\x89PNG":
+        return end.partition(_PNG_NOTE)[2][: -_PNG_END - 4].decode("ascii", "replace")
+    pieces, note = end.rpartition(_GIF_NOTE)[2] if kind == b"GIF8" else b"", b""
+    while pieces and (length := pieces[0]):
+        note, pieces = note + pieces[1 : length + 1], pieces[length + 1 :]
+    return note.decode("ascii", "replace")
+
+
+def _insert(path: Path, content: bytes, before_end: int) -> None:
+    """Puts something in front of the last bytes of a file."""
+    with open(path, "r+b") as file:
+        file.seek(-before_end, os.SEEK_END)
+        end = file.read()
+        file.seek(-before_end, os.SEEK_END)
+        file.write(content + end)
 
 
 def _encode(
@@ -79,7 +123,7 @@ def _encode(
         output.mux(stream.encode(None))
 
 
-def _write_webp(path: Path, frames: Frames, width: int, height: int, last: int) -> None:
+def _write_webp(path: Path, frames: Frames, width: int, height: int, last: int, note: str) -> None:
     """Writes a WebP by Pillow's encoder: ffmpeg's holds all frames, and guesses how long the last is shown."""
     ticks = [round(time_of(frame) / _TICK) for frame in _shown(frames(), "rgb24")]
     durations = [after - before for before, after in pairwise(ticks)] + [last]
@@ -95,7 +139,10 @@ def _write_webp(path: Path, frames: Frames, width: int, height: int, last: int) 
     seek(0)
     # Pillow saves such a picture frame by frame.
     picture.n_frames, picture.seek = len(ticks), seek  # type: ignore[attr-defined,method-assign,assignment]
-    picture.save(path, "WEBP", save_all=True, duration=durations, loop=0, **_WEBP)
+    about = Image.Exif()
+    if note:
+        about[_DESCRIPTION] = note
+    picture.save(path, "WEBP", save_all=True, duration=durations, loop=0, exif=about, **_WEBP)
 
 
 def _shown(frames: Iterator[av.VideoFrame], pixels: str) -> Iterator[av.VideoFrame]:

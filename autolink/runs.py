@@ -56,8 +56,7 @@ def identity(path: Path, name: str | None = None) -> str:
     Raises:
         UserError: There is none.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; check the path")
+    _require(path)
     path = path.resolve()
     if path.is_dir():
         return identity_of_files(list(walk(path)), path, str(name or path))
@@ -81,12 +80,21 @@ def contents(path: Path) -> str:
     Not noticed is a change that keeps a file's size and lies between the pieces that are looked at, of a file of more
     than 4 MiB; and of a folder, one that keeps names and sizes and touches none of the files that are looked into, of
     more than `LOOKED_INTO`, or lies between the pieces of one of them, which are all of it up to 512 KiB.
+
+    Raises:
+        UserError: There is no such file.
     """
+    _require(path)
     if path.is_dir():
         return _listing(path, list(walk(path)))[1]
     digest = hashlib.blake2b(digest_size=6)
     _look_into(path, SAMPLES, digest)
     return digest.hexdigest()
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
 
 
 def _listing(folder: Path, files: Sequence[Path]) -> tuple[int, str]:

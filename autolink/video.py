@@ -37,7 +37,7 @@ from autolink import media
 from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.images import read_animation, read_image, shown_size, upright_rgb
-from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times
+from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times, require_made_with
 from autolink.video_writer import VideoWriter, check_output
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "is_complete",
     "open_frames",
     "open_output",
+    "require_made_with",
     "write_video",
 ]
 
@@ -302,6 +303,7 @@ def open_output(
     audio_start: Fraction | float = 0,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> FrameOutput:
     """Where to write frames to: `.mp4`, `.webm`, `.gif`, `.webp`, `.apng`, or, without a suffix, a folder of PNG.
 
@@ -317,15 +319,15 @@ def open_output(
             `written` says how many frames are there already and are not to be written again.
         settings: what else the frames depend on, as JSON has it, by names that a user knows: an interrupted output
             goes on with the same settings alone.
+        about: what the finished output depends on, in the same way; it holds a word for each, see `require_made_with`.
 
     Raises:
         UserError: the path or `audio_from` cannot be used, or what was left is not the beginning of such an output.
     """
     check_output(path)
     writer = VideoWriter if Path(path).suffix else FolderWriter
-    return writer(
-        path, width, height, frame_rate, audio_from, audio_start=audio_start, resume=resume, settings=settings
-    )
+    how: dict[str, Any] = dict(audio_start=audio_start, resume=resume, settings=settings, about=about)
+    return writer(path, width, height, frame_rate, audio_from, **how)
 
 
 def write_video(

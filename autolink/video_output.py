@@ -1,12 +1,14 @@
 """What all ways of writing frames have in common, and the plainest of them: a folder of numbered pictures.
 
 As long as an output is unfinished, a small file beside it (`begun_file`) says what it was begun with; it goes on with
-the same alone.
+the same alone. A finished one holds a word for each thing that it was made with (`made_with`), so that it is not taken
+for something else.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -22,14 +24,15 @@ from typing import Any
 import numpy as np
 
 from autolink import media
+from autolink.animations import ANIMATION_SUFFIXES, read_note
 from autolink.errors import UserError
 from autolink.files import STILLS, holds
 from autolink.images import png
-from autolink.outputs import write_json
+from autolink.outputs import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
-_TIMES = "times.csv"
+_TIMES, _MADE = "times.csv", ".made.json"
 
 
 def begun_file(path: Path) -> Path:
@@ -66,6 +69,44 @@ def require_same(path: Path, settings: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: begun with {name} {was}, not {value}; go on with the same, or begin anew")
 
 
+def require_made_with(path: Path | str, about: Mapping[str, Any]) -> bool:
+    """Whether a finished output was made with these settings; False if it does not say with which.
+
+    Raises:
+        UserError: it was made with others.
+    """
+    path = Path(path)
+    words = _made_with(path)
+    for name, word in json.loads(_words(about)).items():
+        if words and words.get(name) != word:
+            raise UserError(f"{path}: made with other {name}; remove it, or name another --output")
+    return bool(words)
+
+
+def _words(about: Mapping[str, Any]) -> str:
+    """Names of settings with a word for each value, which tells nothing of it, as JSON."""
+    whole = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in about.items()}
+    values = {name: json.dumps(value, sort_keys=True).encode() for name, value in whole.items()}
+    return json.dumps({name: hashlib.blake2b(value, digest_size=4).hexdigest() for name, value in values.items()})
+
+
+def _made_with(path: Path) -> dict[str, str]:
+    """What a finished output holds of what it was made with, or nothing."""
+    text: Any = None
+    try:
+        if path.is_dir():
+            text = (path / _MADE).read_text()
+        elif path.suffix.lower() in ANIMATION_SUFFIXES:
+            text = read_note(path)
+        else:
+            with media.open_media(path) as container:
+                text = next((value for key, value in container.metadata.items() if key.lower() == "comment"), None)
+        words = json.loads(text)
+    except (OSError, UserError, ValueError, TypeError):  # no such note
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
 class FrameOutput:
     """Where frames are written to, one after the other: what `autolink.video.open_output` returns.
 
@@ -88,11 +129,13 @@ class FrameOutput:
         height: int,
         frame_rate: Fraction | float,
         settings: Mapping[str, Any] | None,
+        about: Mapping[str, Any] | None,
     ):
         self.path = Path(path)
         self.width, self.height = width, height
         self.frame_rate = Fraction(frame_rate).limit_denominator(100_000)
         self._settings = {**(settings or {}), "size": f"{width}x{height}", "frame rate": str(self.frame_rate)}
+        self._note = _words(about) if about else ""
         self.written = 0
         self.last_time: Fraction | None = None
         self._open = True
@@ -185,6 +228,7 @@ class FolderWriter(FrameOutput):
         audio_start: likewise.
         resume: go on after the pictures that an interrupted writer left in the folder.
         settings: see `autolink.video.open_output`.
+        about: likewise; it is kept in a hidden file.
 
     Raises:
         UserError: the folder or `audio_from` cannot be used, or what the folder holds was begun with other settings.
@@ -201,8 +245,9 @@ class FolderWriter(FrameOutput):
         audio_start: Fraction | float = 0,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ):
-        super().__init__(path, width, height, frame_rate, settings)
+        super().__init__(path, width, height, frame_rate, settings, about)
         self._soundtrack = media.Soundtrack.of(audio_from, media.MP4_SOUND, audio_start)
         times = self.path / _TIMES
         with media.reported(self.path, "choose another place for it"):
@@ -211,6 +256,7 @@ class FolderWriter(FrameOutput):
             rows = self._kept(times) if resume and begun_file(self.path).is_file() and times.is_file() else []
             if not rows and holds(self.path, STILLS, nested=False):
                 raise UserError(f"{path}: there are pictures in this folder already; choose another, or empty it")
+            (self.path / _MADE).unlink(missing_ok=True)
             times.write_text("".join(["file,seconds\n", *rows]))
             if not rows:
                 self._note_settings()
@@ -244,6 +290,8 @@ class FolderWriter(FrameOutput):
         if self._soundtrack is not None:
             with media.reported(self.path, "its pictures are complete, its sound is not"):
                 self._soundtrack.write(self.path / "sound.m4a", end)
+        if self._note:
+            write_text(self.path / _MADE, self._note)
 
     def _abandon(self) -> None:
         with suppress(OSError):  # the exception that brought us here is the one to tell

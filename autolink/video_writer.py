@@ -58,6 +58,9 @@ _KINDS = {
     **dict.fromkeys(ANIMATION_SUFFIXES, _Kind("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", None)),
 }
 _LARGEST_WEBP = 16383
+_TREE_FROM = 128
+"""Side from which x264 may look ahead by its macroblock tree: of smaller pictures, its AVX-512 code for that reads what
+nobody wrote, and the same pictures become other bits in every run."""
 _NAMES = ".mp4, .webm, .gif, .webp or .apng"
 
 # 1/90000 s holds the multiples of 1/24, 1/25, 1/30, 1/50, 1/60 and 1001/30000 s; other rates make it finer.
@@ -66,6 +69,8 @@ _TICKS, _MOST_TICKS = 90_000, 9_000_000
 # Bits of swscale.h: area, for a bicubic chroma would ring; exact to rounding, where the default is off by 1.3 of 255.
 _FROM_RGB = 0x10 | 0x40000
 _BT709 = _LIMITED = 1  # as ffmpeg numbers matrix, transfer, primaries; and ranges
+
+_SAME_BITS = {"fflags": "+bitexact"}  # else a webm's tracks are numbered at random
 
 _END = b"\x00\x00\x00\x0bfreeend"  # last box of a part that lacks nothing
 
@@ -93,6 +98,8 @@ class VideoWriter(FrameOutput):
     exception or the process is killed, `NAME` is untouched, and what was written is in `NAME.part`, an mp4 without
     sound: all of it, or after a kill all but the last seconds.
 
+    The same frames become the same bytes, unless it was interrupted in between.
+
     Videos are yuv420p, BT.709, limited range. Times that are multiples of 1/90000 s, or of 1/frame_rate at all usual
     rates, are exact in an mp4; others are rounded to 1/90000 s or finer, in a webm to 1/1000 s. Animations
     loop, and have no sound. A gif has 256 colours for all frames, times that are multiples of 1/100 s, and at most 50
@@ -113,6 +120,7 @@ class VideoWriter(FrameOutput):
         resume: go on from `NAME.part`, if there is one: its frames are kept, after a kill up to the last full group
             of two seconds, and `written` says how many.
         settings: see `autolink.video.open_output`.
+        about: likewise; it is the file's comment.
 
     Raises:
         UserError: the path or `audio_from` cannot be used, or `NAME.part` is not the beginning of such a video.
@@ -129,8 +137,9 @@ class VideoWriter(FrameOutput):
         audio_start: Fraction | float = 0,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ):
-        super().__init__(path, width, height, frame_rate, settings)
+        super().__init__(path, width, height, frame_rate, settings, about)
         check_output(path)
         if not self.path.suffix:
             raise UserError(f"{path}: expected a file name ending in {_NAMES}")
@@ -161,7 +170,10 @@ class VideoWriter(FrameOutput):
 
     def _open_encoder(self) -> None:
         self._container = av.open(f"file:{self._target}", "w", format="mp4", options=self._fragmented)
-        stream = self._container.add_stream(self._kind.encoder, rate=self.frame_rate, options=self._kind.options)
+        options = self._kind.options
+        if self._kind.encoder == "libx264" and min(self.width, self.height) < _TREE_FROM:
+            options = {**options, "mbtree": "0"}
+        stream = self._container.add_stream(self._kind.encoder, rate=self.frame_rate, options=options)
         assert isinstance(stream, VideoStream)
         self._stream = stream
         odd = self._kind.pixels == "yuv420p"
@@ -226,9 +238,8 @@ class VideoWriter(FrameOutput):
             self._end_part()
             try:
                 if self.path.suffix.lower() in ANIMATION_SUFFIXES:
-                    write_animation(
-                        complete, self.path.suffix.lower(), self._pictures, self.width, self.height, self.frame_rate
-                    )
+                    kind, shape = self.path.suffix.lower(), (self.width, self.height)
+                    write_animation(complete, kind, self._pictures, *shape, self.frame_rate, self._note)
                 else:
                     self._copy(complete, self._kind.sound, self._soundtrack, end)
                 os.replace(complete, self.path)
@@ -290,10 +301,13 @@ class VideoWriter(FrameOutput):
     ) -> None:
         """Copies packets of the parts into a new part, or, with the sound up to `end` seconds, into a finished file."""
         container = "" if kind is None else kind.container
-        options = {"": self._fragmented, "mp4": {"movflags": "faststart"} | self._timescales, "webm": {}}[container]
+        mp4 = {"movflags": "faststart"} | self._timescales
+        options = {"": self._fragmented, "mp4": mp4, "webm": _SAME_BITS}[container]
         with ExitStack() as files:
             parts = self._parts(files)
             output = files.enter_context(av.open(f"file:{target}", "w", format=container or "mp4", options=options))
+            if container and self._note:
+                output.metadata["comment"] = self._note
             track = output.add_stream_from_template(parts[0].container.streams.video[0], opaque=True)
             packets = [media.remuxed(_chained(parts), track)]
             if soundtrack is not None:

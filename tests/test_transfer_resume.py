@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -106,7 +108,7 @@ def test_only_the_same_command_goes_on_with_what_is_there(
     assert {file: file.stat().st_mtime_ns for file in output.glob("*.png")} == kept
     assert run_transfer(monkeypatch, *arguments({"--sound": "none"}), "--resume") == 0  # changes no picture
     assert len(pictures(output)) == 20
-    assert sorted(path.name for path in output.iterdir() if path.suffix != ".png") == ["times.csv"]
+    assert sorted(path.name for path in output.iterdir() if path.suffix != ".png") == [".made.json", "times.csv"]
     left = ["driver.mp4", "model.safetensors", "out", "out-preview.mp4"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
 
@@ -168,6 +170,49 @@ def test_a_finished_result_of_something_older_is_not_taken_for_this_one(
     assert run_transfer(monkeypatch, *arguments) == run_transfer(monkeypatch, *arguments) == 0
     assert "already there" in capfd.readouterr().out
     made = (tmp_path / "out.mp4").read_bytes()
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert str(tmp_path) not in container.metadata["comment"]  # whoever gets the file learns nothing of the disk
+    os.utime(driver)  # as a copy on another machine is newer
+    assert run_transfer(monkeypatch, *arguments) == 0
+    for other, named in (
+        (["--motion", "absolute"], "--motion"),
+        (["--sound", "none"], "--sound"),
+        (["--src", driver], "contents of --src"),
+        (["--max-frames", 3], "--max-frames"),
+    ):
+        assert run_transfer(monkeypatch, *arguments, *other) == 2
+        assert f"out.mp4: made with other {named}; remove it" in capfd.readouterr().err
     shutil.copy(clips / "a.mp4", driver)
     assert run_transfer(monkeypatch, *arguments) == 2
-    assert f"out.mp4: older than {driver}" in capfd.readouterr().err and (tmp_path / "out.mp4").read_bytes() == made
+    assert "made with other contents of --driver; remove it" in capfd.readouterr().err
+    assert (tmp_path / "out.mp4").read_bytes() == made
+    with av.open(str(clips / "b.mp4")) as read, av.open(str(tmp_path / "out.mp4"), "w") as write:
+        write.add_stream_from_template(read.streams.video[0])  # as an earlier version wrote it, without a note
+        write.mux(packet for packet in read.demux(video=0) if packet.dts is not None)
+    os.utime(driver, (2e9, 2e9))
+    assert run_transfer(monkeypatch, *arguments) == 2
+    assert f"out.mp4: older than {driver}" in capfd.readouterr().err
+    driver.unlink()
+    assert run_transfer(monkeypatch, *arguments) == 0
+
+
+@pytest.mark.parametrize("name", ["out.webm", "out.gif", "out.webp", "out.apng", "out"])
+def test_every_kind_of_result_says_what_it_was_made_with(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    clips: Path,
+    model_file: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    arguments = [*arguments_for(clips, model_file, tmp_path / name), "--max-frames", 3, "--resume"]
+    assert run_transfer(monkeypatch, *arguments) == run_transfer(monkeypatch, *arguments, "--start", 0.0) == 0
+    assert "already there" in capfd.readouterr().out
+    for other, path in (("--smooth", tmp_path / name), ("--preview=edges", tmp_path / "out-preview.mp4")):
+        assert run_transfer(monkeypatch, *arguments, other) == 2
+        assert f"{path}: made with other {other.split('=')[0]}; remove it" in capfd.readouterr().err
+    with open_frames(tmp_path / name) as frames:
+        assert len(list(frames)) == (1 if name == "out.webp" else 3)  # of frames that look alike, WebP keeps one
+    (tmp_path / "out-preview.mp4").unlink()
+    assert run_transfer(monkeypatch, *arguments) == (2 if name == "out" else 0)
+    assert (tmp_path / "out-preview.mp4").exists() == (name != "out")

@@ -26,6 +26,7 @@ from video_files import (
     times_of,
 )
 
+from autolink.data.synthetic import synthetic_clip
 from autolink.errors import UserError
 from autolink.video import VideoFrame, VideoReader, check_output, open_frames, open_output, write_video
 
@@ -346,3 +347,11 @@ def test_what_a_file_says_of_itself_may_be_in_any_encoding(tmp_path: Path) -> No
     (tmp_path / "a.mp4").write_bytes(content.replace(b"isomiso2", b"isom\xd1so2"))  # brands are told as texts
     with VideoReader(tmp_path / "a.mp4") as frames:
         assert len(list(frames)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp", ".apng"])
+def test_the_same_frames_become_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    images = list(synthetic_clip(0, 30, 48)[0].permute(0, 2, 3, 1).contiguous().numpy())
+    images = images[:4] if suffix == ".webp" else images
+    files = [written(tmp_path / f"{number}{suffix}", images) for number in range(4)]
+    assert len({file.read_bytes() for file in files}) == 1

@@ -39,8 +39,12 @@ class Models:
         self.batches = Batches(options.batch_size)
         self.base = options.model or DEFAULT_MODEL
         self.name: str | None = None
+        self.given: dict[str, str] = {}
+        """What a result depends on that is made with the model as it was given, adapted or not; none is if it is
+        learned."""
         if options.learn is None:
             self.load(self.base)
+            self.given = {"weights of the model given": self.weights}
 
     def load(self, name: str) -> None:
         """Take a model by name, file, folder or hub id, unless it is the present one."""

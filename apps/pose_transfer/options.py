@@ -25,6 +25,8 @@ Side = Annotated[int, Range(16, 4096)]
 
 SAME_PICTURES = {"output", "sound", "preview", "save_motion", "resume", "batch_size", "device", "progress"}
 """Options that change no picture of a result, or its rounding alone."""
+FILES = {"src", "driver", "model"}
+"""Options that name files, of which only the contents tell in the end."""
 
 
 @dataclass
@@ -145,6 +147,14 @@ def settings_of(pair: Pair, options: Options) -> dict[str, Any]:
     chosen |= {"src": _identity(pair.source), "driver": _identity(pair.driver)}
     settings = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
     return {**settings, "contents of --src": contents(pair.source), "contents of --driver": contents(pair.driver)}
+
+
+def made_with(pair: Pair, options: Options) -> dict[str, Any]:
+    """What a finished transfer depends on beside the weights of its model, wherever its inputs lie, if they do."""
+    known = {name: value for name, value in asdict(options).items() if name not in {*SAME_PICTURES, *FILES}}
+    settings = {f"--{name.replace('_', '-')}": value for name, value in {**known, "sound": options.sound}.items()}
+    inputs = {"--src": pair.source, "--driver": pair.driver}
+    return settings | {f"contents of {name}": contents(path) for name, path in inputs.items() if path.exists()}
 
 
 def _identity(path: Path) -> str:

@@ -17,6 +17,7 @@ import sys
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ from autolink.errors import Stopped, UserError, command
 from autolink.progress import Bar, as_asked
 from autolink.tracking.follow import Crop, Part, Track, look
 from autolink.tracking.windows import content, paste
-from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output
+from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output, require_made_with
 from autolink.weights import resolve
 
 from .casting import Casting, Driver, Shown, candidates, cast
 from .models import Models
-from .options import Options, Pair, check, pairs_of, preview_path, settings_of
+from .options import Options, Pair, check, made_with, pairs_of, preview_path, settings_of
 from .painting import paint
 from .template import Motion, load_motion, save_motion
 
@@ -52,8 +53,7 @@ def transfer(options: Options) -> list[Path]:
     models = Models(options)
     for pair in pairs:
         try:
-            if options.resume and is_complete(pair.output):
-                _require_newer(pair, models)
+            if options.resume and _is_there(pair, models, options):
                 print(f"{pair.output}: already there")
             else:
                 _perform(pair, models, options)
@@ -68,12 +68,38 @@ def transfer(options: Options) -> list[Path]:
     return done
 
 
-def _require_newer(pair: Pair, models: Models) -> None:
-    """Raise a `UserError` if a finished result is older than what it should be made of."""
+def _is_there(pair: Pair, models: Models, options: Options) -> bool:
+    """Whether all that is to be written for a pair is finished.
+
+    Raises:
+        UserError: It is, but was made with something else.
+    """
+    finished = all(is_complete(path) for path in _written(pair, options))
+    if not finished or (options.save_motion is not None and not options.save_motion.is_file()):
+        return False
+    for path in _written(pair, options):
+        if not require_made_with(path, _about(path, pair, models, options)):
+            _require_newer(path, pair, models)  # by an earlier version, which did not say with what
+    return True
+
+
+def _written(pair: Pair, options: Options) -> list[Path]:
+    """The result of a pair, and its preview if wanted."""
+    return [pair.output, *([] if options.preview == "off" else [preview_path(pair.output)])]
+
+
+def _about(path: Path, pair: Pair, models: Models, options: Options) -> dict[str, Any]:
+    """What a finished result or preview depends on."""
+    about = {**made_with(pair, options), **models.given}
+    return about if path == pair.output else {**about, "--preview": options.preview}
+
+
+def _require_newer(output: Path, pair: Pair, models: Models) -> None:
+    """Raise a `UserError` if a finished output is older than what it should be made of."""
     for path in (pair.source, pair.driver, resolve(models.base)):
-        if path.exists() and _changed(path) > _changed(pair.output):
+        if path.exists() and _changed(path) > _changed(output):
             raise UserError(
-                f"{pair.output}: older than {path}, so it may be of something else; remove it, or name another --output"
+                f"{output}: older than {path}, so it may be of something else; remove it, or name another --output"
             )
 
 
@@ -85,7 +111,7 @@ def _changed(path: Path) -> float:
 def _perform(pair: Pair, models: Models, options: Options) -> None:
     """One transfer, from file to file."""
     if options.resume:
-        check_begun(pair.output, settings_of(pair, options))
+        check_begun(pair.output, {**settings_of(pair, options), **models.given})
     with ExitStack() as files:
         source = files.enter_context(open_frames(pair.source))
         if options.learn is not None:
@@ -175,16 +201,18 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
     with ExitStack() as files:
         side = _side(source, casting, size, options)
         shape = _shape(source, side, options)
-        settings = {**settings_of(pair, options), "weights of the model": models.weights}
+        settings = {**settings_of(pair, options), **models.given, "weights of the model": models.weights}
         how = dict(zip(("audio_from", "audio_start"), _sound(source, driver, options)), resume=options.resume)
-        result = files.enter_context(open_output(pair.output, *shape, frame_rate, settings=settings, **how))
+        about = _about(pair.output, pair, models, options)
+        result = files.enter_context(
+            open_output(pair.output, *shape, frame_rate, settings=settings, about=about, **how)
+        )
         outputs = [result]
         if options.preview != "off":
             panels = 2 if options.preview == "edges" else 4 if driver.part is not None else 3
             path, settings = preview_path(pair.output), {**settings, "--preview": options.preview}
-            outputs.append(
-                files.enter_context(open_output(path, panels * size, size, frame_rate, settings=settings, **how))
-            )
+            how |= {"settings": settings, "about": _about(path, pair, models, options)}
+            outputs.append(files.enter_context(open_output(path, panels * size, size, frame_rate, **how)))
         first = min(output.written for output in outputs)
         total = len(casting.times)
         bar = files.enter_context(Bar(desc="painting", total=total, initial=first, unit="frame"))
