@@ -81,16 +81,14 @@ apps/pose_transfer/lesson.py: transfer_train -k first_step
 - loss = loss + r1_weight * r1_penalty(real_logits, real)
 + loss = loss + 0.9 * r1_weight * r1_penalty(real_logits, real)
 apps/pose_transfer/train.py: transfer_train -k 'first_step or all_of'
-- options.r1_gamma / 2 * options.r1_every if
-+ options.r1_gamma / 2 if
+- self.r1_gamma / 2 * self.r1_every if
++ self.r1_gamma / 2 if
 apps/pose_transfer/train.py: transfer_train -k first_step
 - options.learning_rate, betas=(0.0, 0.99)
 + options.learning_rate, betas=(0.9, 0.99)
-apps/pose_transfer/adapt.py: transfer_adapt -k first_step
-- MSE_WEIGHT, PERCEPTUAL_WEIGHT = 4.0, 1.0
-+ MSE_WEIGHT, PERCEPTUAL_WEIGHT = 4.0, 0.9
-- learning_rate, betas=(0.9, 0.99)
-+ learning_rate, betas=(0.5, 0.99)
+apps/pose_transfer/train.py: transfer_adapt -k first_step
+- perceptual: float = 1.0
++ perceptual: float = 0.9
 autolink/training.py: training -k ema
 - min(decay, (1 + count) / (10 + count))
 + min(decay, (1 + count) / (2 + count))

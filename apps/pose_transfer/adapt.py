@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -34,30 +34,20 @@ from autolink.model import AutoLink
 from autolink.pixels import pictures_from_bytes
 from autolink.progress import Bar
 from autolink.ranges import Count, NotNegative
-from autolink.runs import Stop
 from autolink.training import (
-    Ema,
-    RunLog,
     RunOptions,
-    StepBar,
     as_json,
-    endless_loader,
-    load_checkpoint,
     note_of,
-    require_finite,
-    require_finite_weights,
     require_same,
-    save_checkpoint,
-    seeded_generator,
     start,
     to_network,
 )
 from autolink.video import open_frames
 from autolink.weights import read_header
 
-from .augment import augment
-from .lesson import Lesson, errors, network_inputs, paint, picture
+from .lesson import errors, network_inputs, paint, picture
 from .model import PoseTransfer
+from .train import Weights, teach
 
 FEWEST_FRAMES, MOST_FRAMES = 20, 1000
 """A source with fewer frames is refused; of a longer one, frames at even distances are taken."""
@@ -65,8 +55,6 @@ HELD_OUT = 64
 """Held-out frames on which the error is measured."""
 EVERY = 50
 """Steps from one checkpoint, measurement and picture to the next."""
-MSE_WEIGHT, PERCEPTUAL_WEIGHT = 4.0, 1.0
-"""Weights of the loss, as in training."""
 
 Cut = Callable[[int, np.ndarray], np.ndarray]
 """From number and pixels (H, W, 3) of a frame to the square that the network sees, (S, S, 3); uint8."""
@@ -153,56 +141,19 @@ def adapt(
     adapted = original.to(accelerator.device)
     examination = Examination(accelerator, adapted, distance, known, held_out)
 
-    # As in `train.py`, `adapted` holds the average of the network that learns.
-    network = adapted.network.train().to(memory_format=torch.channels_last)
-    adapted.network = (ema := Ema(network)).module
-    adam = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.9, 0.99), fused=True)
-    network, adam = accelerator.prepare(network, adam)
-    modules, optimizers = {"network": network, "ema": ema}, {"network": adam}
-    lesson = Lesson(accelerator, network, distance, MSE_WEIGHT, PERCEPTUAL_WEIGHT)
+    def about(step: int) -> dict[str, Any] | None:
+        if step % EVERY and step != steps:  # interrupted, and not measured
+            return None
+        said = {"data": source.name, "steps": step, "adapted_from": model, "torch": torch.__version__}
+        said |= {"frames": len(known), "held_out": examination.marks, "options": as_json(options)}
+        if "usual_confidence" in original.metadata:  # of the detector, which stays as it is
+            said["usual_confidence"] = original.metadata["usual_confidence"]
+        return {**said, "original": original.metadata}
 
-    step = load_checkpoint(accelerator, output, modules, optimizers)[0] if resume else 0
-    log = RunLog(accelerator, output, step)
-    stop = Stop(accelerator)
-    batches = endless_loader(FramePairs(Frames(source.name, known)), options, accelerator, step)
-    progress = StepBar(accelerator, options, step, f"adapting to {source.name}")
-
-    while step < steps and not stop.came:
-        looks, driving = (to_network(frames, accelerator.device) for frames in next(batches)[:2])
-        if augmented:
-            draws = seeded_generator(options.seed, step, accelerator.process_index, "augment")
-            looks, driving = augment(looks, driving, draws)
-        adam.zero_grad()
-        losses, _ = lesson.network_turn(network_inputs(accelerator, adapted, looks, driving), driving)
-        adam.step()
-        ema.update_parameters(accelerator.unwrap_model(network))
-
-        step += 1
-        progress.update()
-        looked = step % EVERY == 0 or step == steps
-        saved = stop.asked() or looked
-        if saved:
-            require_finite_weights(accelerator, modules, step)
-        if looked:
-            values = {name: accelerator.reduce(value, "mean").item() for name, value in losses.items()}
-            require_finite(sum(values.values()), step)
-            found, shown = examination.look(adapted)
-            log.numbers(step, values | {f"held_out_{name}": value for name, value in found.items()})
-            log.picture(step, "adapted", shown)
-            if accelerator.is_main_process:
-                about = {"data": source.name, "steps": step, "adapted_from": model, "torch": torch.__version__}
-                about |= {"frames": len(known), "held_out": examination.marks, "options": as_json(options)}
-                if "usual_confidence" in original.metadata:  # of the detector, which stays as it is
-                    about["usual_confidence"] = original.metadata["usual_confidence"]
-                adapted.save_pretrained(output, {**about, "original": original.metadata})
-        if saved:
-            save_checkpoint(accelerator, output, step, modules, optimizers)
-    progress.close()
-    log.close()
-    stop.leave(output, step, steps)
+    pairs, name = FramePairs(Frames(source.name, known)), f"adapting to {source.name}"
+    teach(accelerator, options, adapted, distance, Weights(), pairs, examination.look, about, name, "adapted")
     if accelerator.is_main_process:
         print(examination.table())
-    accelerator.wait_for_everyone()
     return output / "model.safetensors"
 
 

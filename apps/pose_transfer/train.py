@@ -9,11 +9,15 @@ Shapes: B batch, K keypoints, S image side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import tyro
+from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from autolink.adversarial import Discriminator
@@ -51,6 +55,9 @@ from autolink.training import (
 from autolink_apps.pose_transfer.augment import augment
 from autolink_apps.pose_transfer.lesson import Lesson, errors, network_inputs, paint, picture
 from autolink_apps.pose_transfer.model import Appearance, PoseTransfer
+
+if TYPE_CHECKING:
+    from autolink_apps.pose_transfer.adapt import Run
 
 ON_GPU = {
     "steps": 20_000,
@@ -120,6 +127,20 @@ class Options(RunOptions):
     """Keypoints K of an AutoLink that must be trained."""
 
 
+class Weights(NamedTuple):
+    """Of the terms of the loss; what they are is said by the options of those names."""
+
+    mse: float = 4.0
+    perceptual: float = 1.0
+    gan: float = 0.0
+    r1_gamma: float = 0.0
+    r1_every: int = 1
+
+    def r1(self, step: int) -> float:
+        """That of the R1 penalty at a step."""
+        return self.r1_gamma / 2 * self.r1_every if step % self.r1_every == 0 else 0.0
+
+
 @as_asked
 def train(options: Options) -> Path:
     """Train, and return the file of the trained model (`model.safetensors` in the run folder).
@@ -147,11 +168,10 @@ def train(options: Options) -> Path:
     autolink = AutoLink.from_pretrained(chosen)
 
     accelerator = start(replace(options, autolink=str(chosen)), may_change={*MAY_CHANGE, *LEARNER})
-    device, rank = accelerator.device, accelerator.process_index
+    device = accelerator.device
     held_out = [to_network(frames, device) for frames in default_collate(others.spread(HELD_OUT))[:2]]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
 
-    # `model` is what is saved, sampled and measured: it holds the average of the network that learns.
     model = PoseTransfer.around(autolink, options.image_size, options.width, options.appearance)
     if begun is not None:
         model.network.load_state_dict(begun.network.state_dict())
@@ -159,28 +179,71 @@ def train(options: Options) -> Path:
     if not len(model.autolink.poses):
         model.autolink.poses = bank_of(model.autolink, options).xy
     usual_confidence = model.autolink.detect(unit_from_signed(held_out[1])).confidence.mean().item()
-    network = model.network.to(memory_format=torch.channels_last)
+
+    def examine(model: PoseTransfer) -> tuple[dict[str, float], Tensor]:
+        inputs = network_inputs(accelerator, model, *held_out)
+        made = paint(accelerator, model, inputs)
+        found, copied = (errors(accelerator, perceptual, images, held_out[1]) for images in (made, held_out[0]))
+        numbers = found | {f"{name}_of_copying": value for name, value in copied.items()}
+        return numbers, picture(inputs, held_out[1], made)
+
+    def about(step: int) -> dict[str, Any]:
+        known = {"data": pairs.name, "autolink": str(chosen), "usual_confidence": usual_confidence}
+        return {**known, "steps": step, "torch": torch.__version__, "options": as_json(options)}
+
+    weights = options.mse_weight, options.perceptual_weight, options.gan_weight, options.r1_gamma, options.r1_every
+    names = "transfer network", "transfers"
+    teach(accelerator, options, model, perceptual, Weights(*weights), pairs, examine, about, *names)
+    return options.output / "model.safetensors"
+
+
+def teach(
+    accelerator: Accelerator,
+    options: Options | Run,
+    model: PoseTransfer,
+    perceptual: PerceptualLoss | None,
+    weights: Weights,
+    pairs: FramePairs,
+    examine: Callable[[PoseTransfer], tuple[dict[str, float], Tensor]],
+    about: Callable[[int], dict[str, Any] | None],
+    name: str,
+    pictures: str,
+) -> None:
+    """Train a model's network, whatever it is at first, to paint one frame of a pair in the pose of the other.
+
+    Args:
+        accelerator: The run's accelerator.
+        options: The run's options.
+        model: Is what is saved, sampled and measured: from here on it holds the average of the network that learns.
+        perceptual: The loss.
+        weights: Of the terms of the loss.
+        pairs: What to learn from.
+        examine: Measures the model as it is now: numbers of held-out frames, and a picture.
+        about: What the model's file says after so many steps; it is not written where that is None.
+        name: Of what learns.
+        pictures: What they are called.
+    """
+    device, rank = accelerator.device, accelerator.process_index
+    network = model.network.train().to(memory_format=torch.channels_last)
     ema = Ema(network)
     model.network = ema.module
     adam = torch.optim.Adam(network.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
     network, adam = accelerator.prepare(network, adam)
     modules, optimizers = {"network": network, "ema": ema}, {"network": adam}
     discriminator = None
-    if options.gan_weight:
-        discriminator = (
-            Discriminator(options.image_size, options.width).to(device).to(memory_format=torch.channels_last)
-        )
+    if weights.gan:
+        discriminator = Discriminator(model.config.image_size, model.config.width)
+        discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
         judge_adam = torch.optim.Adam(discriminator.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True)
         discriminator, judge_adam = accelerator.prepare(discriminator, judge_adam)
         modules["discriminator"], optimizers["discriminator"] = discriminator, judge_adam
-    weights = options.mse_weight, options.perceptual_weight
-    lesson = Lesson(accelerator, network, perceptual, *weights, discriminator, options.gan_weight)
+    lesson = Lesson(accelerator, network, perceptual, weights.mse, weights.perceptual, discriminator, weights.gan)
 
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
     stop = Stop(accelerator)
     batches = endless_loader(pairs, options, accelerator, step)
-    progress = StepBar(accelerator, options, step, "transfer network")
+    progress = StepBar(accelerator, options, step, name)
 
     while step < options.steps and not stop.came:
         source, driving = (to_network(frames, device) for frames in next(batches)[:2])
@@ -192,41 +255,30 @@ def train(options: Options) -> Path:
         ema.update_parameters(accelerator.unwrap_model(network))
         if discriminator is not None:
             judge_adam.zero_grad()
-            r1_weight = options.r1_gamma / 2 * options.r1_every if step % options.r1_every == 0 else 0.0
-            losses |= lesson.discriminator_turn(driving, made, r1_weight)
+            losses |= lesson.discriminator_turn(driving, made, weights.r1(step))
             judge_adam.step()
 
         step += 1
         progress.update()
         last = step == options.steps
         if due(step, options.log_every) or last:
-            values = {name: accelerator.reduce(value, "mean").item() for name, value in losses.items()}
+            values = {of: accelerator.reduce(value, "mean").item() for of, value in losses.items()}
             require_finite(sum(values.values()), step)
             log.numbers(step, values)
-            progress.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+            progress.set_postfix({of: f"{value:.3f}" for of, value in values.items()})
         if due(step, options.sample_every) or last:
-            inputs = network_inputs(accelerator, model, *held_out)
-            made = paint(accelerator, model, inputs)
-            found, copied = (errors(accelerator, perceptual, images, held_out[1]) for images in (made, held_out[0]))
-            numbers = {f"held_out_{name}": value for name, value in found.items()}
-            log.numbers(step, numbers | {f"held_out_{name}_of_copying": value for name, value in copied.items()})
-            log.picture(step, "transfers", picture(inputs, held_out[1], made))
+            numbers, shown = examine(model)
+            log.numbers(step, {f"held_out_{of}": value for of, value in numbers.items()})
+            log.picture(step, pictures, shown)
         if stop.asked() or due(step, options.save_every) or last:
             require_finite_weights(accelerator, modules, step)
-            if accelerator.is_main_process:
-                about = {
-                    "data": pairs.name,
-                    "steps": step,
-                    "autolink": str(chosen),
-                    "usual_confidence": usual_confidence,
-                    "torch": torch.__version__,
-                }
-                model.save_pretrained(options.output, {**about, "options": as_json(options)})
+            if accelerator.is_main_process and (said := about(step)) is not None:
+                model.save_pretrained(options.output, said)
             save_checkpoint(accelerator, options.output, step, modules, optimizers)
     progress.close()
     log.close()
     stop.leave(options.output, step, options.steps)
-    return options.output / "model.safetensors"
+    accelerator.wait_for_everyone()  # the file is there for whoever goes on with it
 
 
 def with_defaults(options: Options, begun: PoseTransfer | None = None) -> Options:
