@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import command
-from autolink.losses import BuiltinFeatures, FeaturesConfig, PerceptualLoss
+from autolink.features import BuiltinFeatures, FeaturesConfig
+from autolink.losses import PerceptualLoss
 from autolink.progress import as_asked
 from autolink.ranges import Count, NotNegative, Side, Width, Workers
 from autolink.runs import Stop

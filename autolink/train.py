@@ -28,10 +28,12 @@ from autolink.data.shards import Shards
 from autolink.detector import DetectorName, Keypoints, PretrainedDetector
 from autolink.edges import Drawing, LearnedThickness
 from autolink.errors import Stopped, UserError, command
-from autolink.losses import Features, Norm, PerceptualLoss, disagreement, faintness, light_features
+from autolink.features import Features
+from autolink.losses import Norm, PerceptualLoss, light_features
 from autolink.masking import patch_mask
 from autolink.model import AutoLink, AutoLinkConfig, at_side, load
 from autolink.pixels import pictures_from_bytes, signed_from_unit, to_uint8, unit_from_signed
+from autolink.priors import disagreement, faintness
 from autolink.progress import as_asked
 from autolink.ranges import (
     OPEN,

@@ -21,6 +21,7 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from autolink import decoder, edges, layers, losses
+from autolink import features as extractors
 from autolink.data import open_data
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.losses import PerceptualLoss
@@ -59,7 +60,7 @@ def make_step(published: bool, width: float, size: int, features: str, keypoints
     torch.manual_seed(0)
     model = AutoLink(AutoLinkConfig(keypoints, image_size=size, width=width)).to(device).train()
     if features == "vgg16":
-        losses._load_features = lambda *_: losses.models.vgg16().features[:23].state_dict()
+        extractors._load_features = lambda *_: extractors.models.vgg16().features[:23].state_dict()
     loss_of = PerceptualLoss(features, input_size=224 if features == "vgg16" else None).to(device)
     if published:
         use_published_layers()

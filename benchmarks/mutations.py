@@ -105,20 +105,21 @@ autolink/training.py: training -k order
 - FEISTEL_ROUNDS = 6
 + FEISTEL_ROUNDS = 2
 autolink/losses.py: losses -k hand
-- self.standardise = features != "vgg16"
-+ self.standardise = False
-- taps=(3, 8, 15, 22)
-+ taps=(1, 6, 11, 22)
-- taps=(1, 4, 7, 12)
-+ taps=(1, 3, 6, 12)
+- = not extractor.alike, extractor.smallest
++ = False, extractor.smallest
 - + 1e-6) ** self.power
 + + 1e-6)
+autolink/features.py: losses -k hand
+- (3, 8, 15, 22)
++ (1, 6, 11, 22)
+- (1, 4, 7, 12)
++ (1, 3, 6, 12)
 - (0.229, 0.224, 0.225)
 + (0.229, 0.224, 0.25)
 autolink/losses.py: losses -k mean_difference
 - else difference * 2
 + else difference
-autolink/losses.py: losses -k disagreement
+autolink/priors.py: losses -k disagreement
 - keepdim=True) + KNOT).sqrt()
 + keepdim=True) + KNOT)
 autolink/edges.py: gan_train -k first_step

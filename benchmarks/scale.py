@@ -16,8 +16,9 @@ from _measure import in_child, peak_megabytes, print_table, seconds
 from accelerate import Accelerator
 from matplotlib.figure import Figure
 from PIL import Image
+from torchvision import models
 
-from autolink import draw_edges, losses
+from autolink import draw_edges, features
 from autolink.data import open_data
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.losses import PerceptualLoss
@@ -39,7 +40,7 @@ def measure_step(keypoints: int, size: int, batch: int) -> dict[str, float]:
     accelerator = Accelerator(mixed_precision="bf16" if computes_bfloat16(pick_device()) else "no")
     device, share = accelerator.device, batch // accelerator.num_processes
     torch.manual_seed(0)
-    losses._load_features = lambda *_: losses.models.squeezenet1_1().features.state_dict()  # speed needs no training
+    features._load_features = lambda *_: models.squeezenet1_1().features.state_dict()  # speed needs no training
     perceptual = PerceptualLoss("squeezenet").to(device)
     model = AutoLink(AutoLinkConfig(keypoints, 5e-4, size, width=0.25)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)

@@ -23,8 +23,9 @@ from autolink.data import JOINT_NAMES, SKELETON_LINKS, open_data
 from autolink.data.pairs import FramePairs
 from autolink.decoder import InpaintingDecoder
 from autolink.edges import EdgeGraph
+from autolink.features import Features
 from autolink.graph import Link, precision_and_recall, strongest_edges
-from autolink.losses import Features, PerceptualLoss
+from autolink.losses import PerceptualLoss
 from autolink.masking import patch_mask
 from autolink.training import SeededBatches, seeded_generator, to_network
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from autolink import losses
+from autolink import features as extractors
 from autolink.errors import UserError
 from autolink.model import AutoLinkConfig
 from autolink.predictor import Options as DetectOptions
@@ -366,7 +366,7 @@ def test_projected_appearance_serves_the_other_modes(
 def test_lpips_is_the_sum_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the formula: features of unit length, squared differences, the package's weights, mean over pixels."""
     features = models.squeezenet1_1().features
-    monkeypatch.setattr(losses, "_load_features", lambda *_: features.state_dict())
+    monkeypatch.setattr(extractors, "_load_features", lambda *_: features.state_dict())
     distance = distance_by("lpips")
     linear = torch.load(str(resources.files("lpips") / "weights/v0.1/squeeze.pth"), "cpu", weights_only=True)
     mean, std = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torchvision import models
 
 from autolink import UserError
 from autolink.data import open_data
-from autolink.losses import PerceptualLoss, disagreement, faintness, mean_difference
+from autolink.features import FEATURES, Extractor, Features, Perceptual
+from autolink.losses import PerceptualLoss, mean_difference
+from autolink.priors import disagreement, faintness
 from autolink.scenes import damaged
 
 
@@ -269,3 +272,12 @@ def test_faintness_is_of_the_tree_of_the_heaviest_edges():
 def test_faintness_has_the_gradient_of_its_value():
     weights = torch.rand(10, dtype=torch.float64).mul(0.2).add(0.01).requires_grad_()
     assert torch.autograd.gradcheck(lambda w: faintness(w, 5), weights)
+
+
+def test_another_extractor_is_one_entry(monkeypatch):
+    """A name in the table is an option's value, and what `PerceptualLoss` looks through."""
+    monkeypatch.setitem(FEATURES, "pixels", Extractor(lambda: nn.Module(), alike=True, smallest=16))
+    loss = PerceptualLoss("pixels")
+    assert not loss.standardise and loss.smallest == 16
+    assert set(get_args(Features)) == set(FEATURES) - {"pixels"}
+    assert set(get_args(Perceptual)) == set(get_args(Features)) | {"lpips"}

@@ -13,7 +13,7 @@ import torch
 
 from autolink import AutoLink, UserError, weights
 from autolink.data import open_data
-from autolink.losses import BuiltinFeatures
+from autolink.features import BuiltinFeatures
 from autolink.pretrained import add
 from autolink.weights import manifest, pretrained_folder, read_tensors, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autolink import UserError, losses, training
+from autolink import UserError, features, losses, training
 from autolink import train as learner
 from autolink.train import autolink_for, with_recommendations
 from autolink.training import RunOptions, StepBar, decided, duration, forecast
@@ -114,7 +114,7 @@ def test_without_weights_and_network_a_processor_takes_the_shipped_features(monk
     def missing(*_):
         raise UserError("not on this machine")
 
-    monkeypatch.setattr(losses, "_load_features", missing)
+    monkeypatch.setattr(features, "_load_features", missing)
     assert losses.light_features() == "builtin"
 
 

@@ -21,7 +21,8 @@ from autolink.backbone import EfficientNetLite0
 from autolink.data import open_data
 from autolink.data.pairs import FramePairs
 from autolink.graph import connectedness
-from autolink.losses import PerceptualLoss, disagreement
+from autolink.losses import PerceptualLoss
+from autolink.priors import disagreement
 from autolink.train import Options, autolink_for, train
 from autolink.training import HELD_ORDER, Ema, SeededBatches, load_checkpoint, seeded_generator, shuffled
 from autolink.weights import read_tensors, write_safetensors

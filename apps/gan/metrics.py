@@ -20,12 +20,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import IterableDataset
-from torchvision import models
 
 from autolink.data import Sample
 from autolink.data.sample import SampleSet, evenly
 from autolink.errors import UserError
-from autolink.losses import NetworkFeatures
+from autolink.features import squeezenet
 from autolink.masking import patch_mask
 from autolink.model import AutoLink
 from autolink.pixels import signed_from_unit, unit_from_bytes
@@ -73,7 +72,7 @@ class SqueezeNetFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = NetworkFeatures("squeezenet", models.squeezenet1_1().features, taps=(12,)).eval()
+        self.network = squeezenet(taps=(12,)).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 512) of images (N, 3, S, S) in [0, 1]."""

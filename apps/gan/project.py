@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import tyro
@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from autolink.edit import parse_moves
 from autolink.errors import UserError, command
-from autolink.losses import Features, PerceptualLoss, lpips_distance
+from autolink.features import Perceptual
+from autolink.losses import PerceptualLoss, lpips_distance
 from autolink.outputs import refuse_inputs
 from autolink.pixels import signed_from_unit, to_uint8
 from autolink.progress import Bar
@@ -60,7 +61,7 @@ class Options(ModelOptions):
     """Let each layer have its own w: closer to the image, further from what was learned."""
     steps: Count = 300
     """Steps of the optimisation."""
-    perceptual: Literal["lpips", "vgg16", "squeezenet", "builtin", "pyramid"] = "lpips"
+    perceptual: Perceptual = "lpips"
     """What likeness is: LPIPS on SqueezeNet, or the features of training; builtin and pyramid need no download."""
     seed: Seed = 0
     """Seed of the appearances from which the start is chosen."""
@@ -128,7 +129,7 @@ def project(
     return Projection(best, first, best_loss)
 
 
-def distance_by(name: Literal["lpips"] | Features) -> torch.nn.Module:
+def distance_by(name: Perceptual) -> torch.nn.Module:
     """LPIPS on SqueezeNet, whose ImageNet weights are found as for training, or the loss of training.
 
     Raises:

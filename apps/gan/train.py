@@ -22,7 +22,8 @@ from autolink.adversarial import Discriminator
 from autolink.data import open_data, open_samples
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
-from autolink.losses import Features, light_features
+from autolink.features import Features
+from autolink.losses import light_features
 from autolink.model import AutoLink
 from autolink.pixels import unit_from_bytes
 from autolink.progress import as_asked

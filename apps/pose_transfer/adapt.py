@@ -28,8 +28,9 @@ from autolink.data import Sample
 from autolink.data.pairs import FramePairs
 from autolink.data.sample import evenly
 from autolink.errors import UserError, command
+from autolink.features import Features
 from autolink.images import square
-from autolink.losses import Features, PerceptualLoss
+from autolink.losses import PerceptualLoss
 from autolink.model import AutoLink
 from autolink.pixels import pictures_from_bytes
 from autolink.progress import Bar

@@ -32,7 +32,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from autolink import train as graph_training
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
-from autolink.losses import Features
+from autolink.features import Features
 from autolink.outputs import read_json, replacing, write_json
 from autolink.progress import Progress, showing
 from autolink.ranges import Checked, Positive

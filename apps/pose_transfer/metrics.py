@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autolink.losses import Features, PerceptualLoss, lpips_distance
+from autolink.features import Perceptual
+from autolink.losses import PerceptualLoss, lpips_distance
 from autolink.metrics import Labelled, apply_linear, fit_linear, interocular_distance
 from autolink.pixels import signed_from_unit, unit_from_bytes
-
-Perceptual = Literal["lpips", "vgg16", "squeezenet", "builtin", "pyramid"]
-"""LPIPS on SqueezeNet as people's judgements calibrated it, or a loss of training, which nobody calibrated."""
 
 STILL = 0.05
 """A pixel that never leaves this range of values in the true clip is background that should rest. Noise of video
@@ -131,7 +128,7 @@ class Likeness(nn.Module):
 
     def __init__(self, name: Perceptual) -> None:
         super().__init__()
-        features: Features = "squeezenet" if name == "lpips" else name
+        features = "squeezenet" if name == "lpips" else name
         loss = PerceptualLoss(features)
         self.features: Callable[[Tensor], list[Tensor]] = loss.features
         self.distance = lpips_distance() if name == "lpips" else loss

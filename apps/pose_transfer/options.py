@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from autolink.errors import UserError
+from autolink.features import Features
 from autolink.inference import Precision
-from autolink.losses import Features
 from autolink.outputs import refuse_inputs
 from autolink.progress import Progress
 from autolink.ranges import Checked, Count, NotNegative, Positive, Range

@@ -24,7 +24,8 @@ from autolink.adversarial import Discriminator
 from autolink.data import open_samples
 from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
-from autolink.losses import Features, PerceptualLoss, light_features
+from autolink.features import Features
+from autolink.losses import PerceptualLoss, light_features
 from autolink.model import AutoLink
 from autolink.pixels import unit_from_signed
 from autolink.progress import as_asked
