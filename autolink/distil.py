@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from autolink.data import open_data
 from autolink.data.sample import spread
+from autolink.distil_images import damaged, scenes
 from autolink.errors import command
 from autolink.features import BuiltinFeatures, FeaturesConfig
 from autolink.losses import PerceptualLoss
 from autolink.progress import as_asked
 from autolink.ranges import Count, NotNegative, Side, Width, Workers
 from autolink.runs import Stop
-from autolink.scenes import damaged, scenes
 from autolink.training import (
     MAY_CHANGE,
     RunLog,

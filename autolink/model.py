@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from autolink.background import ahead
 from autolink.data.sample import Items
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import DETECTORS, DetectorName, Keypoints, locate
@@ -31,6 +30,7 @@ from autolink.inference import Precision, half_precision
 from autolink.pixels import signed_from_unit, unit_from_bytes, unit_from_pictures
 from autolink.progress import Bar
 from autolink.ranges import KeypointCount, Side, Thickness, Width
+from autolink.threads import ahead
 from autolink.weights import PretrainedModel
 
 MAX_DETECTOR_SIZE = 128

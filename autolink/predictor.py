@@ -17,7 +17,6 @@ from typing import Annotated, NamedTuple
 import tyro
 from torch import Tensor
 
-from autolink.background import ahead
 from autolink.batching import Batches
 from autolink.calibrate import Calibration
 from autolink.devices import pick_device
@@ -32,6 +31,7 @@ from autolink.progress import Bar, Progress, as_asked
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 from autolink.tables import Detection, Format, Tables
+from autolink.threads import ahead
 from autolink.tracking.confidence import WindowDetector
 from autolink.tracking.follow import Crop, detect_followed
 from autolink.video import FrameSource, VideoWriter, open_frames

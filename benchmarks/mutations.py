@@ -75,7 +75,7 @@ apps/gan/game.py: gan_train -k first_step
 apps/gan/game.py: gan_train -k 'first_step or pose_distance'
 - locate(images.clamp(-1, 1))
 + locate(images)
-apps/pose_transfer/lesson.py: transfer_train -k first_step
+apps/pose_transfer/training_step.py: transfer_train -k first_step
 - loss = loss + self.gan_weight * terms["gan"]
 + loss = loss + 0 * terms["gan"]
 - loss = loss + r1_weight * r1_penalty(real_logits, real)

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from autolink.background import ahead
 from autolink.geometry import pixel_grid, soft_argmax
 from autolink.inference import fold, half_precision
+from autolink.threads import ahead
 from autolink.video import open_frames, open_output
 
 transferring = importlib.import_module("autolink_apps.pose_transfer.transfer")

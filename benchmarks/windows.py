@@ -22,8 +22,8 @@ import tyro
 from _measure import print_table, seconds
 
 from autolink.batching import Batches
-from autolink.data.figures import Figure, Scene
 from autolink.data.skeleton import POSE_SIZE
+from autolink.data.synthetic_figures import Figure, Scene
 from autolink.tracking.search import search_by_confidence, search_by_steadiness
 from autolink.tracking.windows import Window, absolute_window, whole
 from autolink_apps.pose_transfer import PoseTransfer

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from autolink.data import JOINT_NAMES, SKELETON_LINKS, open_data, synthetic_clip
-from autolink.data.figures import Figure
 from autolink.data.skeleton import POSE_SIZE
 from autolink.data.synthetic import FRAMES_A_CLIP, SyntheticFigures
+from autolink.data.synthetic_figures import Figure
 
 
 def test_synthetic_is_a_function_of_its_index():

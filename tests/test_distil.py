@@ -12,9 +12,9 @@ from torchvision import models
 
 from autolink import AutoLink, UserError
 from autolink.distil import Options, _images, _pairs, disagreement, distil, share_of_rate
+from autolink.distil_images import DAMAGES, damaged, scenes, textures
 from autolink.features import BuiltinFeatures, FeaturesConfig
 from autolink.losses import PerceptualLoss
-from autolink.scenes import DAMAGES, damaged, scenes, textures
 from autolink.training import seeded_generator
 
 

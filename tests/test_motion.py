@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from autolink.data.figures import Figure
 from autolink.data.skeleton import NECK, POSE_SIZE, SKELETON_LINKS
+from autolink.data.synthetic_figures import Figure
 from autolink_apps.pose_transfer.motion import (
     BUILD_LIMIT,
     MIN_BONE,

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from transfer_files import DOTS, DotDetector, scene
 
 from autolink.batching import Batches
-from autolink.data.figures import Figure, Scene
 from autolink.data.skeleton import POSE_SIZE
+from autolink.data.synthetic_figures import Figure, Scene
 from autolink.tracking.search import (
     GLANCES,
     glances,

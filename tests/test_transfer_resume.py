@@ -15,7 +15,7 @@ from transfer_files import TIMES, arguments_for, pictures, run_transfer, tiny_mo
 
 from autolink.video import open_frames
 from autolink.video_output import FolderWriter
-from autolink_apps.pose_transfer.template import load_motion, save_motion
+from autolink_apps.pose_transfer.saved_motion import load_motion, save_motion
 
 
 @pytest.fixture(scope="module")

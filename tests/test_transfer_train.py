@@ -27,7 +27,7 @@ from autolink.weights import read_tensors
 from autolink_apps.pose_transfer import PoseTransfer
 from autolink_apps.pose_transfer import train as training
 from autolink_apps.pose_transfer.augment import augment
-from autolink_apps.pose_transfer.lesson import Lesson
+from autolink_apps.pose_transfer.training_step import TrainingStep
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +241,8 @@ def test_the_penalty_has_its_steps_and_all_of_its_weight(
     frame_folders: Path, autolink_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights: list[float] = []
-    turn = Lesson.discriminator_turn
-    monkeypatch.setattr(Lesson, "discriminator_turn", lambda *given: weights.append(given[-1]) or turn(*given))
+    turn = TrainingStep.discriminator_turn
+    monkeypatch.setattr(TrainingStep, "discriminator_turn", lambda *given: weights.append(given[-1]) or turn(*given))
     training.train(options_for(frame_folders, autolink_file, tmp_path, steps=5, r1_every=3, r1_gamma=0.8))
     assert weights == pytest.approx([1.2, 0, 0, 1.2, 0])
 

@@ -56,6 +56,7 @@ from autolink_apps.gan.ada import AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.beginning import begin_with, find_start
 from autolink_apps.gan.curve import draw_curve
+from autolink_apps.gan.dry_run import rehearse
 from autolink_apps.gan.game import Batch, Game, TrainingPoses
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
 from autolink_apps.gan.guard import FiniteGuard
@@ -67,7 +68,6 @@ from autolink_apps.gan.metrics import (
     pose_consistency,
     real_pose_error,
 )
-from autolink_apps.gan.rehearsal import rehearse
 from autolink_apps.gan.sample import labelled_grid
 
 ON_GPU = {

@@ -46,9 +46,9 @@ from autolink.training import (
 from autolink.video import open_frames
 from autolink.weights import read_header
 
-from .lesson import errors, network_inputs, paint, picture
 from .model import PoseTransfer
 from .train import Weights, teach
+from .training_step import errors, network_inputs, paint, picture
 
 FEWEST_FRAMES, MOST_FRAMES = 20, 1000
 """A source with fewer frames is refused; of a longer one, frames at even distances are taken."""

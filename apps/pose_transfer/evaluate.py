@@ -62,7 +62,7 @@ from .model import PoseTransfer
 from .motion import Kind, nearest_pair, retarget
 from .options import Side
 from .report import Report, Row
-from .template import fingerprint
+from .saved_motion import fingerprint
 
 GAP = 4
 """The nearest frame is at least 1/GAP of the clip away in time: its neighbours are nearly the frame itself."""

@@ -22,7 +22,7 @@ from autolink.weights import resolve
 
 from .model import PoseTransfer
 from .options import Options, Pair
-from .template import fingerprint
+from .saved_motion import fingerprint
 
 DEFAULT_MODEL = "faces-transfer"
 

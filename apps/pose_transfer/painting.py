@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autolink.background import ahead
 from autolink.batching import Batches
 from autolink.inference import half_precision
 from autolink.pixels import signed_from_unit, to_uint8, unit_from_pictures
+from autolink.threads import ahead
 from autolink.tracking.windows import cut
 from autolink.video import FrameSource
 from autolink.visualize import edge_map_image

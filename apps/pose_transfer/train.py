@@ -54,8 +54,8 @@ from autolink.training import (
     to_network,
 )
 from autolink_apps.pose_transfer.augment import augment
-from autolink_apps.pose_transfer.lesson import Lesson, errors, network_inputs, paint, picture
 from autolink_apps.pose_transfer.model import Appearance, PoseTransfer
+from autolink_apps.pose_transfer.training_step import TrainingStep, errors, network_inputs, paint, picture
 
 if TYPE_CHECKING:
     from autolink_apps.pose_transfer.adapt import Run
@@ -238,7 +238,7 @@ def teach(
         judge_adam = torch.optim.Adam(discriminator.parameters(), options.learning_rate, betas=(0.0, 0.99), fused=True)
         discriminator, judge_adam = accelerator.prepare(discriminator, judge_adam)
         modules["discriminator"], optimizers["discriminator"] = discriminator, judge_adam
-    lesson = Lesson(accelerator, network, perceptual, weights.mse, weights.perceptual, discriminator, weights.gan)
+    turns = TrainingStep(accelerator, network, perceptual, weights.mse, weights.perceptual, discriminator, weights.gan)
 
     step = load_checkpoint(accelerator, options.output, modules, optimizers)[0] if options.resume else 0
     log = RunLog(accelerator, options.output, step)
@@ -251,12 +251,12 @@ def teach(
         if options.augment:
             source, driving = augment(source, driving, seeded_generator(options.seed, step, rank, "augment"))
         adam.zero_grad()
-        losses, made = lesson.network_turn(network_inputs(accelerator, model, source, driving), driving)
+        losses, made = turns.network_turn(network_inputs(accelerator, model, source, driving), driving)
         adam.step()
         ema.update_parameters(accelerator.unwrap_model(network))
         if discriminator is not None:
             judge_adam.zero_grad()
-            losses |= lesson.discriminator_turn(driving, made, weights.r1(step))
+            losses |= turns.discriminator_turn(driving, made, weights.r1(step))
             judge_adam.step()
 
         step += 1

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 import tyro
 
-from autolink.background import ahead
 from autolink.errors import Stopped, UserError, command
 from autolink.progress import Bar, as_asked
+from autolink.threads import ahead
 from autolink.tracking.follow import Crop, Part, Track, look
 from autolink.tracking.windows import content, paste
 from autolink.video import FrameSource, check_begun, is_complete, open_frames, open_output, require_made_with
@@ -35,7 +35,7 @@ from .casting import Casting, Driver, Shown, candidates, cast
 from .models import Models
 from .options import Options, Pair, check, made_with, pairs_of, preview_path, settings_of
 from .painting import paint
-from .template import Motion, load_motion, save_motion
+from .saved_motion import Motion, load_motion, save_motion
 
 LARGEST = 2160
 """Side of what is painted, unless --size says more: the height of 4K, which every player shows."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from autolink.data.figures import Figure
 from autolink.data.sample import Sample
 from autolink.data.skeleton import JOINT_NAMES, POSE_SIZE, SKELETON_LINKS, Posed
+from autolink.data.synthetic_figures import Figure
 from autolink.errors import UserError
 
 __all__ = ["JOINT_NAMES", "SKELETON_LINKS", "SyntheticFigures", "synthetic_clip"]

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autolink.background import ahead
 from autolink.detector import Keypoints
 from autolink.errors import UserError
 from autolink.geometry import MIN_SPREAD, spread
 from autolink.progress import Bar
+from autolink.threads import ahead
 from autolink.tracking.confidence import DOUBT, WindowDetector
 from autolink.tracking.search import search_by_confidence, search_by_steadiness
 from autolink.tracking.windows import (

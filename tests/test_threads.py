@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from autolink.background import ahead
+from autolink.threads import ahead
 
 
 class Stage:

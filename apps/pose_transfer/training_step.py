@@ -54,7 +54,7 @@ def network_inputs(accelerator: Accelerator, model: PoseTransfer, source: Tensor
 
 
 @dataclass
-class Lesson:
+class TrainingStep:
     """The network and what it is judged by; networks are called through what Accelerate made of them."""
 
     accelerator: Accelerator

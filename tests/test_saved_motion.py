@@ -14,7 +14,7 @@ from data_files import one_line
 from autolink import AutoLink, UserError
 from autolink.cli import main
 from autolink.weights import read_tensors, write_model
-from autolink_apps.pose_transfer.template import Motion, fingerprint, load_motion, save_motion
+from autolink_apps.pose_transfer.saved_motion import Motion, fingerprint, load_motion, save_motion
 
 TIMES = [Fraction(k * 1001, 30000) for k in range(6)] + [Fraction(1), Fraction(10**15 + 1, 90000)]
 
