@@ -2,7 +2,8 @@
 
     python benchmarks/gallery.py --photos DIR FILE … --clips DIR --output runs/gallery
 
-Pairs take photographs and clips spread evenly over what is given; of a clip among the photographs, its first frame.
+Pairs take photographs from what is given in turn, and clips, each spread evenly; of a clip among the photographs, its
+first frame.
 Every photograph is tried as it is, or set into a larger frame, so that faces are of several sizes in it. A row shows
 the photograph, then moments of the driver, above those of the result. *Following* is the correlation of
 `metrics.motion_correlation` between the driver's keypoints and those that the model's AutoLink finds in the result.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -25,7 +27,7 @@ from torch.nn import functional
 
 from autolink.data.sample import evenly
 from autolink.errors import UserError, command
-from autolink.files import kind_of, walk
+from autolink.files import walk, what_is
 from autolink.ranges import Checked, Count, Range
 from autolink.video import open_frames
 from autolink.visualize import image_grid, save_png
@@ -85,27 +87,38 @@ def framed(image: np.ndarray, share: float, aspect: float) -> np.ndarray:
     return frame
 
 
+def shown_in(path: Path, *kinds: str) -> list[Path]:
+    """Files of these kinds: the path itself, or those in the folder."""
+    return [file for file in (walk(path) if path.is_dir() else [path]) if what_is(file).kind in kinds]
+
+
+def interleaved(groups: list[list[Path]], count: int) -> list[Path]:
+    """So many files, taken from the groups in turn, of each at even distances."""
+    share = -(-count // len(groups))
+    spread = [[group[place] for place in evenly(len(group), share)] for group in groups]
+    return [file for row in zip_longest(*spread) for file in row if file is not None][:count]
+
+
 def pairs_of(options: Options) -> Iterator[Pair]:
     """The pairs; photographs are written into the output folder as they are framed.
 
     Raises:
         UserError: If there is no photograph or no clip.
     """
-    photos = [file for path in options.photos for file in (walk(path) if path.is_dir() else [path])]
-    photos = [file for file in photos if kind_of(file) in ("still", "animation", "video")]
-    clips = [file for file in walk(options.clips) if kind_of(file) == "video"]
+    photos = interleaved([shown_in(path, "still", "animation", "video") for path in options.photos], options.pairs)
+    clips = shown_in(options.clips, "video")
     for found, given in ((photos, "--photos"), (clips, "--clips")):
         if not found:
             raise UserError(f"{given}: nothing in it that can be shown; give pictures, videos or folders of them")
     folder = options.output / "photos"
     folder.mkdir(parents=True, exist_ok=True)
     drivers = [clips[place] for place in evenly(len(clips), options.pairs)]
-    for number, place in enumerate(evenly(len(photos), options.pairs)):
+    for number, photo in enumerate(photos):
         share = SHARES[number % len(SHARES)]
         aspect = ASPECTS[number // len(SHARES) % len(ASPECTS)]
-        with open_frames(photos[place]) as frames:
+        with open_frames(photo) as frames:
             image = framed(next(iter(frames)).image, share, aspect)
-        file = folder / f"{number:02d}-{photos[place].stem}.png"
+        file = folder / f"{number:02d}-{photo.stem}.png"
         Image.fromarray(image).save(file)
         # Half the list further on, so that no one drives himself where photographs are first frames of clips.
         driver = drivers[(number + len(drivers) // 2) % len(drivers)]
