@@ -163,6 +163,19 @@ def test_keypoints_that_differ_between_the_clips_are_a_warning(
     assert ("hardly mean the same" in caplog.text) == warned
 
 
+@pytest.mark.parametrize(("made", "warned"), [(0.0399, False), (0.04, True)])
+def test_the_end_says_how_good_the_model_is(
+    made: float, warned: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"l1": 0.01, "l1_of_copying": 0.02, "l1_of_nearest": 0.03}
+    learn._say_how_good({"src": {"l1": made, "l1_of_copying": 0.04, "l1_of_nearest": 0.03}, "driver": good})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("src:") and second.startswith("driver:")
+    for shown in (f"{made:.2%}", "4.00%", "3.00%"):
+        assert shown in first
+    assert ("no better than the first frame" in caplog.text) == warned
+
+
 # What is learned from
 
 
