@@ -18,6 +18,9 @@ from torch import Tensor
 EYES = {68: (range(36, 42), range(42, 48)), 5: (range(0, 1), range(1, 2))}
 """Landmarks of the left and right eye by the number of landmarks: the 68-point scheme and CelebA's five."""
 
+NOSE_TIP, MOUTH_CORNERS = 30, [48, 54]
+"""Of the 68-point scheme."""
+
 Sides = tuple[tuple[int, int], ...]
 
 HUMAN36M_SIDES: Sides = tuple((i, i + 5) for i in range(1, 6)) + tuple((i, i + 8) for i in range(17, 24))
@@ -114,6 +117,19 @@ def interocular_distance(landmarks: Tensor) -> Tensor | None:
         return None
     left, right = (landmarks[:, list(eye)].mean(1) for eye in eyes)
     return (left - right).norm(dim=-1)
+
+
+def five_landmarks(landmarks: Tensor) -> Tensor:
+    """CelebA's five of the 68-point scheme's landmarks: eye centres, tip of the nose, mouth corners.
+
+    Args:
+        landmarks: (N, 68, 2).
+
+    Returns:
+        (N, 5, 2).
+    """
+    eyes = [landmarks[:, list(eye)].mean(1, keepdim=True) for eye in EYES[68]]
+    return torch.cat([*eyes, landmarks[:, [NOSE_TIP, *MOUTH_CORNERS]]], dim=1)
 
 
 def interocular_error(fit: Labelled, test: Labelled, bias: bool = False) -> float:

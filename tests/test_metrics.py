@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from autolink.evaluate import _of_five_landmarks
 from autolink.metrics import (
     HUMAN36M_SIDES,
     PROTOCOLS,
@@ -12,6 +13,7 @@ from autolink.metrics import (
     corrected_error,
     exchange,
     fit_linear,
+    five_landmarks,
     interocular_distance,
     interocular_error,
     landmark_errors,
@@ -116,6 +118,24 @@ def test_interocular_error_worked_by_hand():
     assert error == pytest.approx(100 * (0.1 / 0.4 + 0.1 / 0.2) / 10)
     with pytest.raises(ValueError, match="17 landmarks"):
         interocular_error(Labelled(fit, points(30, 17)), Labelled(fit, points(30, 17)))
+
+
+def test_five_of_sixty_eight_landmarks():
+    """Each landmark lies at its number, so the five are the means of the numbers of the eyes, and 30, 48, 54."""
+    numbers = torch.arange(68.0)
+    found = five_landmarks(torch.stack([numbers, -numbers], dim=-1)[None])
+    assert found[0, :, 0].tolist() == [38.5, 44.5, 30, 48, 54]
+    assert torch.equal(found[..., 1], -found[..., 0])
+
+
+def test_faces_with_68_landmarks_are_also_judged_by_five():
+    """Keypoints that are the five themselves predict those exactly, and not all of the others."""
+    landmarks = points(200, 68)
+    same = Labelled(five_landmarks(landmarks), landmarks)
+    assert _of_five_landmarks(same, same)["five_landmarks_error_percent"] == pytest.approx(0, abs=1e-6)
+    assert interocular_error(same, same) > 1
+    few = same._replace(landmarks=landmarks[:, :5])
+    assert _of_five_landmarks(few, few) == {}
 
 
 @pytest.mark.parametrize("bias", [False, True])
