@@ -109,7 +109,7 @@ def _translate(state: Mapping[str, Tensor], sklr: float) -> dict[str, Tensor]:
     """
     left = {name: value for name, value in state.items() if not name.startswith(_IGNORED)}
     scalars = left.pop("decoder.skeleton_scalar")
-    first, second = torch.triu_indices(*scalars.shape, offset=1)
+    first, second = torch.triu_indices(scalars.shape[0], scalars.shape[1], offset=1)
     translated = {
         "graph.scaled_logits": scalars[first, second] * (sklr / LEARNING_RATE_FACTOR),
         "decoder.alpha": left.pop("decoder.alpha"),

@@ -18,6 +18,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from autolink.configuration import options_of
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.distil_images import damaged, scenes
@@ -57,7 +58,7 @@ FAINT = 1e-3
 class Options(RunOptions):
     """Distil perceptual features."""
 
-    data: tuple[str, ...]
+    data: tuple[str, ...]  # type: ignore[assignment]  # of the others one is enough
     """Data sets to see, each as in `autolink train`; textures are always among them."""
     output: Path = Path("runs/features")
     """Run folder: checkpoint, model and log are written here."""
@@ -85,7 +86,7 @@ def distil(options: Options) -> Path:
     device = accelerator.device
     some = _pairs(pools, 64, seeded_generator(0, 0, 0, "deviations"), size=64)[0]
     teacher = _Normalised(PerceptualLoss("squeezenet").features.to(device), some.to(device))
-    student = BuiltinFeatures(FeaturesConfig()).to(device, memory_format=torch.channels_last)
+    student = BuiltinFeatures(FeaturesConfig()).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(student.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True)
     student, optimizer = accelerator.prepare(student.train(), optimizer)
     modules, optimizers = {"student": student}, {"adam": optimizer}
@@ -185,7 +186,8 @@ def _pairs(
         large = torch.rand((), generator=generator) < LARGE_SHARE
         size, count = (128, max(4, count // 4)) if large else (64, count)
     images = scenes(_picked(pools, count, generator), size, generator)
-    return tuple(x.contiguous(memory_format=torch.channels_last) for x in (images, damaged(images, generator)))
+    copies = damaged(images, generator).contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=torch.channels_last), copies
 
 
 def _picked(pools: Sequence[np.ndarray], count: int, generator: torch.Generator) -> Tensor:
@@ -205,7 +207,7 @@ def _images(source: str, split: str, options: Options) -> np.ndarray:
 @command
 def main() -> None:
     """Entry point of `python -m autolink.distil`."""
-    distil(tyro.cli(Options, description=__doc__))
+    distil(options_of(Options, __doc__))
 
 
 if __name__ == "__main__":

@@ -120,9 +120,9 @@ DAMAGES = (blurred, inpainted, inpainted, mixed, noisy, warped, toned)
 def recoloured(images: Tensor, strength: float, generator: Generator) -> Tensor:
     """Colours mixed, contrast and brightness changed, by a random part of `strength`; some images lose their colour."""
     count = len(images)
-    strength = strength * torch.rand(count, 1, 1, generator=generator)
+    drawn = strength * torch.rand(count, 1, 1, generator=generator)
     grey = torch.full((3, 3), 1 / 3).lerp(torch.eye(3), (torch.rand(count, 1, 1, generator=generator) > 0.1).float())
-    mixing = grey + 0.25 * strength * torch.randn(count, 3, 3, generator=generator)
+    mixing = grey + 0.25 * drawn * torch.randn(count, 3, 3, generator=generator)
     contrast = torch.exp(0.5 * strength * torch.randn(count, 1, 1, generator=generator))
     moved = torch.einsum("bij,bjhw->bihw", mixing * contrast, images)
     return moved + (0.3 * strength * torch.randn(count, 3, 1, generator=generator))[..., None]

@@ -139,7 +139,7 @@ def _prepare_terminal() -> None:
     """Let everything be printed, whatever the encoding and the width of what it is printed to."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # replaced by something else, or closed
-            stream.reconfigure(errors="autolink.spelled")
+            stream.reconfigure(errors="autolink.spelled")  # type: ignore[union-attr]
     width = shutil.get_terminal_size().columns
     if not _WIDTHS[0] <= width <= _WIDTHS[1]:
         os.environ["COLUMNS"] = str(min(max(width, _WIDTHS[0]), _WIDTHS[1]))

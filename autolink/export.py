@@ -50,11 +50,11 @@ class _Detection(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         height, width = images.shape[-2:]
-        side = torch.sym_min(height, width)
+        side: Any = torch.sym_min(height, width)  # or what stands for a length that is not known yet
         square = resizing(height, side, self.size) @ images @ resizing(width, side, self.size).T
         found = self.model.locate(signed_from_unit(square))
         lengths = ((0, width), (1, height))
-        in_image = [((found.xy[..., i] + 1) * side + (n - side) // 2 * 2) / n - 1 for i, n in lengths]
+        in_image: list[Tensor] = [((found.xy[..., i] + 1) * side + (n - side) // 2 * 2) / n - 1 for i, n in lengths]
         return torch.stack(in_image, dim=-1), found.confidence
 
 
@@ -68,7 +68,8 @@ def resizing(length: int, side: int, size: int) -> Tensor:
     offset, scale = (length - side) // 2, side / size
     place = torch.arange(length)
     centres = (torch.arange(size) + 0.5) * scale + offset
-    weights = (1 - (place + 0.5 - centres[:, None]).abs() / torch.sym_max(scale, 1.0)).clamp_min(0)
+    reach: Any = torch.sym_max(scale, 1.0)
+    weights = (1 - (place + 0.5 - centres[:, None]).abs() / reach).clamp_min(0)
     weights = weights * ((place >= offset) & (place < offset + side))
     return weights / weights.sum(1, keepdim=True)
 
@@ -140,10 +141,10 @@ def write_onnx(
         for case in cases:
             given = session.run(None, {name: value.numpy() for name, value in case.items()})
             for name, expected, found in zip(outputs, wanted(**case), given):
-                error = (expected - torch.from_numpy(found)).abs().max().item()
-                if not error <= tolerance:
+                off = (expected - torch.from_numpy(found)).abs().max().item()
+                if not off <= tolerance:
                     shapes = {of: tuple(value.shape) for of, value in case.items()}
-                    raise RuntimeError(f"{path}: {name} from onnxruntime differ from torch by {error} on {shapes}")
+                    raise RuntimeError(f"{path}: {name} from onnxruntime differ from torch by {off} on {shapes}")
     return path
 
 

@@ -45,8 +45,16 @@ class NetworkFeatures(nn.Module):
         taps: Indices of the layers whose output is returned.
     """
 
+    layers: nn.Sequential
+    mean: Tensor
+    std: Tensor
+
     def __init__(
-        self, classifier: Callable[[], nn.Module], release: WeightsEnum, file: str, taps: tuple[int, ...]
+        self,
+        classifier: Callable[[], models.VGG | models.SqueezeNet],
+        release: WeightsEnum,
+        file: str,
+        taps: tuple[int, ...],
     ) -> None:
         super().__init__()
         self.layers = classifier().features[: taps[-1] + 1]
@@ -78,7 +86,7 @@ def _in_autocast_precision(layers: Layers, x: Tensor, copies: dict[tuple[torch.d
         return layers
     key = (x.device, torch.get_autocast_dtype(kind))
     if key not in copies:
-        copies[key] = copy.deepcopy(layers).to(*key, memory_format=torch.channels_last)
+        copies[key] = copy.deepcopy(layers).to(*key).to(memory_format=torch.channels_last)
     return copies[key]
 
 
@@ -107,15 +115,12 @@ class BuiltinFeatures(PretrainedModel):
     def __init__(self, config: FeaturesConfig) -> None:
         super().__init__(config)
         inputs = (3, *config.channels)
-        self.layers = nn.ModuleDict(
-            {
-                "stages": nn.ModuleList(_stage(*sizes) for sizes in zip(inputs, config.channels, config.depths)),
-                "heads": nn.ModuleList(
-                    nn.Sequential(nn.Conv2d(i, o, kernel_size=1), nn.ReLU(inplace=True))
-                    for i, o in zip(config.channels, config.outputs)
-                ),
-            }
+        stages = nn.ModuleList(_stage(*sizes) for sizes in zip(inputs, config.channels, config.depths))
+        heads = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, kernel_size=1), nn.ReLU(inplace=True))
+            for i, o in zip(config.channels, config.outputs)
         )
+        self.layers = nn.ModuleDict({"stages": stages, "heads": heads})
         self.copies: dict[tuple[torch.device, torch.dtype], nn.ModuleDict] = {}
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -123,7 +128,7 @@ class BuiltinFeatures(PretrainedModel):
         x = images.contiguous(memory_format=torch.channels_last)
         layers = self.layers if self.training else _in_autocast_precision(self.layers, x, self.copies)
         features = []
-        for stage, head in zip(layers["stages"], layers["heads"]):
+        for stage, head in zip(layers["stages"].children(), layers["heads"].children()):
             x = stage(x)
             features.append(head(x))
         return features
@@ -134,6 +139,7 @@ def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
     for _ in range(depth):
         layers += [conv(outputs, outputs), nn.ReLU(inplace=True)]
     for layer in layers[::2]:
+        assert isinstance(layer, nn.Conv2d) and layer.bias is not None
         nn.init.kaiming_normal_(layer.weight)
         nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
@@ -197,7 +203,7 @@ if TYPE_CHECKING:
 else:
     Features = Literal[tuple(FEATURES)]
     """Names of `FEATURES`."""
-    Perceptual = Literal[("lpips", *FEATURES)]
+    Perceptual = Literal[tuple(["lpips", *FEATURES])]
     """LPIPS on SqueezeNet as people's judgements calibrated it, or a loss of training, which nobody calibrated."""
 
 

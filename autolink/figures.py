@@ -21,7 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from autolink.data import open_data
+from autolink.data import open_samples
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
 from autolink.graph import (
@@ -106,7 +106,7 @@ def figures(options: Options) -> list[Path]:
     keypoints = None
     labels = spectral_clusters(model.graph.matrix(), options.clusters)
     if options.data is not None:
-        data = open_data(options.data, options.size, "val", options.data_root)
+        data = open_samples(options.data, options.size, "val", options.data_root)
         images, keypoints, landmarks = detect_spread(model, data, options.images)
         images = unit_from_bytes(images)
         brightness = edge_brightness(model.edge_weights, options.power, options.lift_weak_edges)
@@ -172,7 +172,7 @@ def topology_pairs(images: Tensor, joints: Tensor, links: Sequence[Link], keypoi
     for points, edges in ((joints, links), (keypoints, strongest_edges(matrix, len(links)))):
         shown = torch.zeros(points.shape[1], points.shape[1])
         shown[tuple(zip(*map(sorted, edges)))] = 1
-        lit = draw_graph(dimmed, points[:count], shown[tuple(torch.triu_indices(*shown.shape, 1))])
+        lit = draw_graph(dimmed, points[:count], shown[tuple(torch.triu_indices(shown.shape[0], shown.shape[1], 1))])
         sides.append(draw_points(lit, points[:count]))
     return image_grid(torch.cat(sides, dim=-1), columns=min(3, count), gap=4)
 

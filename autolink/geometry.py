@@ -64,12 +64,12 @@ def expected_position(probabilities: Tensor) -> Tensor:
     return torch.stack([(probabilities.sum(2) * x).sum(-1), (probabilities.sum(3) * y).sum(-1)], dim=-1)
 
 
-def to_pixels(points: Tensor, height: int, width: int) -> Tensor:
+def to_pixels(points: Tensor, height: float, width: float) -> Tensor:
     """Normalised points (..., 2) to pixels, where pixel `i` spans `[i, i + 1)` and its centre is `i + 0.5`."""
     return (points + 1) / 2 * points.new_tensor([width, height])
 
 
-def from_pixels(points: Tensor, height: int, width: int) -> Tensor:
+def from_pixels(points: Tensor, height: float, width: float) -> Tensor:
     """Inverse of `to_pixels`."""
     return points / points.new_tensor([width, height]) * 2 - 1
 

@@ -46,7 +46,8 @@ def fold(model: Model) -> Model:
 def _plain(layer: ConvDown) -> nn.Conv2d:
     """The same as a plain convolution of stride 2."""
     kernel, biased = layer.kernel(), layer.bias is not None
-    plain = nn.Conv2d(layer.in_channels, layer.out_channels, kernel.shape[-2:], 2, layer.padding, bias=biased)
+    padding = layer.kernel_size[0] // 2
+    plain = nn.Conv2d(layer.in_channels, layer.out_channels, kernel.shape[-1], 2, padding, bias=biased)
     plain.weight, plain.bias = nn.Parameter(kernel, requires_grad=False), layer.bias
     return plain.eval()
 

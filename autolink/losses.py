@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from autolink.errors import UserError
-from autolink.features import FEATURES, Features
+from autolink.features import FEATURES, Features, NetworkFeatures
 
 Norm = Literal["l1", "l2"]
 
@@ -95,7 +95,9 @@ def lpips_distance() -> nn.Module:
     """
     import lpips  # seconds, which training need not wait
 
-    features = PerceptualLoss("squeezenet").features.layers.state_dict()
+    network = PerceptualLoss("squeezenet").features
+    assert isinstance(network, NetworkFeatures)
+    features = network.layers.state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision as one did before its 0.13
         distance = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 import av
 import numpy as np
@@ -144,7 +144,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return False, False, False
-    a, b, _, c, d = np.frombuffer(memoryview(side_data), dtype=np.int32)[:5].tolist()  # x' = ax + cy, y' = bx + dy
+    a, b, _, c, d = np.frombuffer(cast(bytes, side_data), dtype=np.int32)[:5].tolist()  # x' = ax + cy, y' = bx + dy
     transposed = abs(b) > abs(a)
     return transposed, (c if transposed else a) < 0, (b if transposed else d) < 0
 

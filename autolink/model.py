@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from autolink.data.sample import Items
+from autolink.data.sample import Items, Sample
 from autolink.decoder import InpaintingDecoder
 from autolink.detector import DETECTORS, DetectorName, Keypoints, locate
 from autolink.devices import fitting_workers
@@ -142,7 +142,7 @@ class AutoLink(PretrainedModel):
         return Reconstruction(self.decoder(masked, edge_map), keypoints, edge_map)
 
     @torch.no_grad()
-    def detect(self, images: Tensor | Sequence[Picture], batch_size: int | None = None) -> Keypoints:
+    def detect(self, images: Tensor | np.ndarray | Sequence[Picture], batch_size: int | None = None) -> Keypoints:
         """Find keypoints.
 
         Args:
@@ -175,7 +175,7 @@ class AutoLink(PretrainedModel):
         frames: Iterable[Frame],
         batch_size: int = 32,
         precision: Precision | None = None,
-        picture: Callable[[Frame], Picture] = lambda frame: frame,
+        picture: Callable[[Any], Picture] = lambda frame: frame,
     ) -> Generator[tuple[Frame, Keypoints], None, None]:
         """Find keypoints in any number of pictures, such as the frames of a video, as they come.
 
@@ -199,7 +199,8 @@ class AutoLink(PretrainedModel):
             stream = iter(frames)
             while batch := list(islice(stream, batch_size)):
                 images = [unit_from_pictures([pixels(picture(frame))]) for frame in batch]
-                yield batch, [image.shape[-2:] for image in images], torch.cat([self.centre(image) for image in images])
+                shapes = [(image.shape[-2], image.shape[-1]) for image in images]
+                yield batch, shapes, torch.cat([self.centre(image) for image in images])
 
         with closing(ahead(batches(), depth=1)) as ready:
             for batch, shapes, squares in ready:
@@ -222,7 +223,7 @@ class AutoLink(PretrainedModel):
         self.train(training)
         return found
 
-    def detect_all(self, data: Items, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
+    def detect_all(self, data: Items | Sequence[Sample], batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
         """Detect on a whole data set of samples, with a progress bar.
 
         Args:

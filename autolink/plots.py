@@ -170,8 +170,8 @@ def _draw_lines(axes: Axes, results: Sequence[Mapping[str, Any]], metric: str) -
         means, spreads = zip(*measured.values())
         places = [float(row) for row in measured]
         label = f"{results[0]['column_axis']} = {column}" if column else None
-        style = {"color": OKABE_ITO[number % len(OKABE_ITO)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.errorbar(places, means, spreads, capsize=3, label=label, **style)
+        color, marker = OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number % len(MARKERS)]
+        axes.errorbar(places, means, spreads, capsize=3, label=label, color=color, marker=marker)
     values = [float(result["row"]) for result in results]
     if max(values) > FAR_APART * min(values):
         axes.set_xscale("log")

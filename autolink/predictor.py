@@ -180,7 +180,7 @@ def _detect_source(
         writer = None
         stream = detect_stream(model, frames, options.batch_size, options.precision, options.crop)
         if source.moves:
-            progress.total += frames.frame_count or 0
+            progress.total = (progress.total or 0) + (frames.frame_count or 0)
             if drawn is not None:
                 sound = frames.path if frames.has_audio else None
                 size = frames.width, frames.height

@@ -101,7 +101,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs alone
             kwargs["disable"] = True if hidden or _shown == "off" else None
         super().__init__(*args, **kwargs)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:  # type: ignore[override]
         """Draw the bar, or write its state."""
         if not self._told:
             return super().display(msg, pos)

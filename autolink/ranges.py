@@ -10,10 +10,12 @@ import dataclasses
 import functools
 import math
 import numbers
+import os
 import types
 import typing
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from autolink.errors import UserError
 
@@ -92,7 +94,7 @@ class Checked:
         Raises:
             UserError: If its type does not allow the value; the message says what does.
         """
-        check(f"--{name.replace('_', '-')}", _hints(type(self)).get(name, Any), value)
+        check(f"--{name.replace('_', '-')}", _hints(cast(Hashable, type(self))).get(name, Any), value)
         super().__setattr__(name, value)
 
 
@@ -103,11 +105,11 @@ def check_fields(config: Any) -> None:
         UserError: If a value is of another kind, or out of its range.
     """
     for field in dataclasses.fields(config):
-        check(field.name, _hints(type(config))[field.name], getattr(config, field.name))
+        check(field.name, _hints(cast(Hashable, type(config)))[field.name], getattr(config, field.name))
 
 
 @functools.cache
-def _hints(options: Any) -> dict[str, Any]:
+def _hints(options: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(options, include_extras=True)
 
 
@@ -139,6 +141,8 @@ def _expected(kind: Any, value: Any) -> str:
         return "" if value in parts else f"one of {', '.join(map(str, parts))}"
     if kind in (int, float):
         return _expected_number(kind, Range(), value)
+    if kind is str:
+        return "" if isinstance(value, (str, os.PathLike)) else "text"
     if kind is types.NoneType:
         return "" if value is None else NOTHING
     if isinstance(kind, type) and (kind is bool or dataclasses.is_dataclass(kind)):

@@ -100,12 +100,12 @@ def _require(path: Path) -> None:
 def _listing(folder: Path, files: Sequence[Path]) -> tuple[int, str]:
     """Bytes of some files, and a word for their names from a folder on, their sizes and what is in them."""
     digest, total = hashlib.blake2b(digest_size=6), 0
-    for file in map(str, files):
+    for path in map(str, files):
         try:
-            size = os.stat(file).st_size
+            size = os.stat(path).st_size
         except FileNotFoundError:  # a link to nowhere
-            size = os.lstat(file).st_size
-        name = file.removeprefix(str(folder)).replace(os.sep, "/")
+            size = os.lstat(path).st_size
+        name = path.removeprefix(str(folder)).replace(os.sep, "/")
         digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
         total += size
     looked_into = min(len(files), LOOKED_INTO)

@@ -23,7 +23,8 @@ import tyro
 from torch import Tensor
 
 from autolink import evaluate, train
-from autolink.data import open_data
+from autolink.configuration import options_of
+from autolink.data import open_samples
 from autolink.errors import Stopped, UserError, command
 from autolink.graph import detect_spread
 from autolink.model import load
@@ -138,7 +139,7 @@ def sweep(options: Options) -> Path:
         say_what_was_decided(asked, options, train.FOR_PROCESSOR)
     axes = SWEEPS[options.sweep]
     selected = _selected(axes, options.only)
-    if open_data(options.data, options.image_size, "val", options.data_root).landmark_count == 0:
+    if open_samples(options.data, options.image_size, "val", options.data_root).landmark_count == 0:
         raise UserError(f"{options.data} has no landmarks to compare variants by; give a set that has")
     _claim(options)
     todo = [(cell, seed) for seed in range(options.seed, options.seed + options.seeds) for cell in selected]
@@ -238,7 +239,7 @@ def report(options: Options) -> Path:
 
 def _samples(options: Options, finished: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """The graph of each variant's first finished seed on the same held-out images: variant → (3, H, W) uint8."""
-    data = open_data(options.data, SAMPLE_SIZE, "val", options.data_root)
+    data = open_samples(options.data, SAMPLE_SIZE, "val", options.data_root)
     strips: dict[str, Tensor] = {}
     for result in finished:
         if result["row"] not in strips:
@@ -290,7 +291,7 @@ def _summary(values: Sequence[float | None]) -> str:
 @command
 def main() -> None:
     """Entry point of `autolink sweep`."""
-    print(sweep(tyro.cli(Options, prog="autolink sweep")).read_text(encoding="utf-8"), end="")
+    print(sweep(options_of(Options, prog="autolink sweep")).read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from autolink.configuration import options_of
 from autolink.data import open_data, open_samples
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.pairs import FramePairs, Pair
@@ -373,6 +373,7 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
         seed=options.seed,
         mixed_precision=options.mixed_precision,
         workers=options.workers,
+        log_with=options.log_with,
         data=options.data,
         data_root=options.data_root,
         **learner,
@@ -546,7 +547,7 @@ def _held_out(data: SampleSet | FramePairs, device: torch.device) -> tuple[Tenso
 @command
 def main() -> None:
     """Entry point of `python -m autolink.train`."""
-    train(tyro.cli(Options, description=__doc__))
+    train(options_of(Options, __doc__))
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Sampler
 
-from autolink.data.folder import split_folder
 from autolink.data.registry import find_data
 from autolink.data.sample import Items
 from autolink.data.shards import Shards, is_pattern, shard_files
+from autolink.data.splits import split_folder
 from autolink.devices import computes_bfloat16, fitting_workers, pick_device
 from autolink.errors import UserError
 from autolink.outputs import read_json, refuse_inputs, reported, write_json, write_text
@@ -53,6 +53,7 @@ from autolink.runs import (
     release,
     weights_identity,
 )
+from autolink.trackers import begin_tracking, chosen_trackers, track_picture
 from autolink.visualize import save_png
 from autolink.weights import header_part, own_file, read_metadata, read_tensors, write_safetensors
 
@@ -64,7 +65,9 @@ MAY_CHANGE = {
     "mixed_precision": "other machines have other units, and a run that diverged may go on without",
     "workers": "the data are the same",
     "accumulate": "the gradients are the same",
-    **dict.fromkeys(("log_every", "sample_every", "save_every", "progress"), "what is seen and saved on the way"),
+    **dict.fromkeys(
+        ("log_every", "sample_every", "save_every", "progress", "log_with"), "what is seen and saved on the way"
+    ),
     **dict.fromkeys(("metric_every", "metric_images", "metric_features"), "what is measured on the way"),
     **dict.fromkeys(("resume", "dry_run", "push_to_hub"), "what is done beside training"),
 }
@@ -115,6 +118,9 @@ class RunOptions(Checked):
     """Steps between pictures and held-out measurements; 0: at the end alone."""
     save_every: Whole = 500
     """Steps between checkpoints; 0: one at the end alone."""
+    log_with: tuple[str, ...] = ("auto",)
+    """Where numbers and pictures go besides the run folder: any of tensorboard, wandb, trackio, mlflow, comet_ml, aim,
+    clearml, dvclive and swanlab that is installed; auto: tensorboard if it is; none: nowhere."""
     progress: Progress = "auto"
     """auto: a bar where somebody sees it, on a terminal. json: an object a line on stderr, for a program. off: none."""
 
@@ -138,10 +144,10 @@ def start(options: RunOptions, device: str = "auto", may_change: Collection[str]
     chosen = pick_device(device)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
+    trackers = chosen_trackers(options.log_with)
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=_precision(options.mixed_precision, chosen),
-        log_with="tensorboard",
         project_dir=options.output,
     )
     if options.batch_size % accelerator.num_processes:
@@ -159,7 +165,13 @@ def start(options: RunOptions, device: str = "auto", may_change: Collection[str]
     if refusal[0] is not None:
         raise UserError(refusal[0])
     set_seed(options.seed)
-    accelerator.init_trackers("tensorboard")
+    begin_tracking(accelerator, trackers, options.output, as_json(options))
+    if not trackers and "auto" in options.log_with and accelerator.is_main_process:
+        logger.warning(
+            "numbers are in %s and pictures in samples/ alone: TensorBoard, which would show them, is not installed "
+            "(pip install 'autolink-graph[tensorboard]')",
+            options.output / LOG,
+        )
     return accelerator
 
 
@@ -511,27 +523,31 @@ class StepBar(Bar):
         super().__init__(desc=name, total=options.steps, initial=step, unit="step", hidden=not shown)
         self._name = name  # a bar that is not shown, as in a log file, has no `desc`
         self._accelerator, self._options, self._left = accelerator, options, options.steps - step
-        self._timed, self._since = (-1, 0.0) if shown else (None, 0.0)
+        self._since = 0.0
+        self._timed: int | None = -1 if shown else None
 
-    def update(self, n: float = 1) -> bool | None:
+    def update(self, n: float | None = 1) -> bool | None:
         """Count steps that were done."""
-        self._left -= n
+        self._left -= round(n or 0)
         if self._timed is not None:
-            self._measure()
+            self._timed = self._measured(self._timed)
         return super().update(n)
 
-    def _measure(self) -> None:
-        if self._timed < 0:
+    def _measured(self, timed: int) -> int | None:
+        """How many steps are timed after this one; None when all that are have been, which is when it is said."""
+        if timed < 0:
             self._since = self._now()
-        self._timed += 1
-        if not self._timed:
-            return
-        seconds = self._now() - self._since if self._timed == self.MEASURED else time.perf_counter() - self._since
-        if self._timed == self.MEASURED or seconds > self.ENOUGH:
-            pace, self._timed = seconds / self._timed, None
+        timed += 1
+        if not timed:
+            return timed
+        seconds = self._now() - self._since if timed == self.MEASURED else time.perf_counter() - self._since
+        if timed == self.MEASURED or seconds > self.ENOUGH:
+            pace = seconds / timed
             if pace * self._left > self.WORTH_TELLING:
                 with self.external_write_mode(file=sys.stderr):
                     logger.warning("%s: %s", self._name, forecast(self._left, pace, self._accelerator, self._options))
+            return None
+        return timed
 
     def _now(self) -> float:
         """The clock when the device has done what it was given."""
@@ -572,7 +588,7 @@ class Ema(AveragedModel, Generic[Averaged]):
     module: Averaged
 
     def __init__(self, model: Averaged, decay: float = 0.999) -> None:
-        def average(averages: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        def average(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
             count = int(updates)
             keep = min(decay, (1 + count) / (10 + count))
             for mean, value in zip(averages, current):
@@ -677,7 +693,7 @@ def _restore_layout(optimizer: Optimizer) -> None:
 
 
 class RunLog:
-    """Numbers to `log.jsonl` and TensorBoard, pictures to `samples/` and TensorBoard; main process only.
+    """Numbers to `log.jsonl`, pictures to `samples/`, and both to the run's trackers; main process only.
 
     Args:
         accelerator: The run's accelerator.
@@ -716,8 +732,7 @@ class RunLog:
         """Record a picture (3, H, W), uint8 or in [0, 1], as `samples/NAME-STEP.png`."""
         if self.accelerator.is_main_process:
             save_png(self.output / "samples" / f"{name}-{step:07d}.png", image)
-            board = self.accelerator.get_tracker("tensorboard").writer
-            board.add_image(name, image, step)
+            track_picture(self.accelerator, step, name, image)
 
 
 class Diverged(UserError):

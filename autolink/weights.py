@@ -273,7 +273,7 @@ def _from_hub(repository: str) -> Path:
 
     before, reason = constants.HF_HUB_OFFLINE, ""
     try:
-        utils.get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+        utils.get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)  # type: ignore[attr-defined]
     except Exception as error:  # of another library in each version of huggingface_hub
         constants.HF_HUB_OFFLINE, reason = True, _first_line(error)  # else the download would ask for half a minute
     try:

@@ -21,7 +21,7 @@ from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.outputs import replacing, write_json
-from autolink.train import BANK, poses_of
+from autolink.train import BANK, detect_samples
 from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_model
 
 LIMIT = 20_000_000
@@ -96,7 +96,7 @@ def bank(file: Path, data: str) -> dict[str, Tensor]:
     tensors = read_tensors(file)
     model.load_state_dict({k.removeprefix(inside): v for k, v in tensors.items() if k.startswith(inside)})
     samples = spread(open_data(data, config["image_size"], "train"), BANK)
-    return {f"{inside}poses": poses_of(model.eval(), samples)}
+    return {f"{inside}poses": detect_samples(model.eval(), samples).xy}
 
 
 def _without_place(value: Any) -> Any:

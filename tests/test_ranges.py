@@ -33,12 +33,13 @@ def modules():
 
 
 def what_commands_take() -> list[type]:
-    """What is handed to `tyro.cli`, in all modules: dataclasses and functions."""
+    """What is handed to `tyro.cli` or `options_of`, in all modules: dataclasses and functions."""
     taken = []
     for module in modules():
         for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "tyro.cli":
-                taken.append(getattr(module, ast.unparse(node.args[0])))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("tyro.cli", "options_of"):
+                name = ast.unparse(node.args[0])
+                taken += [getattr(module, name)] if name != "kind" else []  # `options_of` itself hands it on
     return taken
 
 
@@ -104,7 +105,9 @@ def needed(options: type) -> dict:
         if field.default is field.default_factory is dataclasses.MISSING:
             kind = hints[field.name]
             words = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is Literal]
-            given[field.name] = typing.get_args(words[0])[0] if words else 1 if ranges_of(kind)[0] else ("x",)
+            given[field.name] = (
+                typing.get_args(words[0])[0] if words else 1 if ranges_of(kind)[0] else "x" if kind is str else ("x",)
+            )
     return given
 
 

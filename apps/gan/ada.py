@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import kornia.augmentation as kornia
 import torch
@@ -83,11 +84,11 @@ class AdaptiveAugmentation:
         """For the log: `ada_p`, the probability, and `ada_r`, the r_t that it follows."""
         return {"ada_p": self.probability, "ada_r": self.overfitting}
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         return {"probability": self.probability, "overfitting": self.overfitting, "signs": self.signs}
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
         self.probability, self.overfitting = state["probability"], state["overfitting"]
         self.signs = list(state["signs"])

@@ -75,9 +75,9 @@ def interpolate(options: Options) -> Path:
         poses = found if follow else loop(torch.stack(list(found)), options.steps, "poses")
         frames = (moving_frame(gan, pose, appearances) for pose in poses)
     else:
-        poses = torch.stack(list(found))
+        held = torch.stack(list(found))
         changing = loop(gan.generator.per_layer(appearances), options.steps, "appearances")
-        frames = (enlarged(to_uint8(gan.paint_grid(poses, w[None])[:, 0])) for w in changing)
+        frames = (enlarged(to_uint8(gan.paint_grid(held, w[None])[:, 0])) for w in changing)
     rate = options.frame_rate or (followed_rate(options.pose[0]) if follow else DEFAULT_FRAME_RATE)
     write_video(options.output, Bar(frames, unit="frame"), Fraction(rate).limit_denominator(100_000))
     print(f"{options.output}: {options.vary} changes, at {float(rate):g} frames a second")

@@ -16,7 +16,8 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from autolink.data import open_data
+from autolink.data import open_data, open_samples
+from autolink.data.registry import whole
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.pixels import unit_from_bytes
@@ -63,7 +64,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     if options.last_weights:
         take_last_weights(gan, Path(options.model))
     data = trained_on(gan, options.data)
-    training, held_out = (open_data(data, gan.config.image_size, part, options.data_root) for part in ("train", "val"))
+    training = open_data(data, gan.config.image_size, "train", options.data_root)
+    held_out = open_samples(data, gan.config.image_size, "val", options.data_root)
     report: dict[str, Any] = {
         "model": options.model,
         "weights": "last" if options.last_weights else "average",
@@ -81,7 +83,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     samples = unit_from_bytes(samples.to(accelerator.device))
     report |= {"held_out": len(samples), **pose_consistency(gan, gan.autolink.detect(samples, CHUNK).xy)}
     report["pose_error_real"] = real_pose_error(gan.autolink, samples)
-    report["disentanglement"] = disentanglement(gan, held_out, training, options.held_out)
+    report["disentanglement"] = disentanglement(gan, held_out, whole(training), options.held_out)
     return report
 
 

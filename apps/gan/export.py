@@ -46,6 +46,9 @@ class Options(ModelOptions):
 class _Sampling(nn.Module):
     """`ConditionalGAN.sample` in operators that ONNX has."""
 
+    w_average: Tensor
+    shrink: Tensor
+
     def __init__(self, gan: ConditionalGAN, truncation: float) -> None:
         super().__init__()
         self.generator, self.edges = gan.generator, gan.autolink.graph

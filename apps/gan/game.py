@@ -101,8 +101,8 @@ class Game:
                 self.accelerator.backward(loss / len(parts))
             values |= {"logit_real": real_logits.detach().mean(), "logit_fake": fake_logits.detach().mean()}
             turns.append((values, real_logits.detach(), fake))
-        values, real_logits, fakes = zip(*turns)
-        return DiscriminatorTurn(_means(values), torch.cat(real_logits), list(fakes))
+        all_values, logits, fakes = zip(*turns)
+        return DiscriminatorTurn(_means(all_values), torch.cat(logits), list(fakes))
 
     def generator_turn(
         self, parts: Sequence[Batch], fakes: Sequence[Tensor], draws: torch.Generator, pose_weight: float = 0.0
@@ -126,7 +126,7 @@ class Game:
                     fake = self.generator(part.edge_maps, part.z)
                 loss = generator_loss(judge(torch.cat(self._judged(fake, part.edge_maps, draws), dim=1)))
                 values = {"loss_generator": loss.detach()}
-                if pose_weight > 0:
+                if pose_weight > 0 and self.autolink is not None:
                     with self.accelerator.autocast():
                         distance = pose_distance(self.autolink, fake, part.poses)
                     values["pose_distance"] = distance.detach()

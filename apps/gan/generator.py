@@ -117,6 +117,7 @@ class StructureEncoder(nn.Module):
         initialise(self.second)
         # Far from every edge the input is zero: start there from a constant of unit variance, as StyleGAN2
         # does.
+        assert self.second.bias is not None
         nn.init.normal_(self.second.bias)
 
     def forward(self, edge_map: Tensor) -> Tensor:
@@ -152,6 +153,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.to_image = conv(channels_at(image_size, width), 3)
         nn.init.normal_(self.to_image.weight, std=(self.to_image.in_channels * 9) ** -0.5)
+        assert self.to_image.bias is not None
         nn.init.zeros_(self.to_image.bias)
 
     @property
@@ -213,6 +215,8 @@ class ConditionalGAN(PretrainedModel):
     task: ClassVar[str] = "gan"
     Config: ClassVar[type] = ConditionalGANConfig
     config: ConditionalGANConfig
+    poses: Tensor
+    w_average: Tensor
 
     def __init__(self, config: ConditionalGANConfig) -> None:
         super().__init__(config)

@@ -231,6 +231,8 @@ class Distances:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         if self.real is None:
             self._look_at_real(rank, world)
+        real = self.real
+        assert real is not None
         noise = torch.randn(len(self.poses) * world, NOISE_SIZE, generator=seeded_generator(0, 0, 0, "measured"))
         noise = noise[rank::world].to(self.poses.device)
         fake = [self._features(self.gan.sample(*part)) for part in zip(self.poses.split(CHUNK), noise.split(CHUNK))]
@@ -238,9 +240,9 @@ class Distances:
         if not self.accelerator.is_main_process:
             return {}
         values = (
-            frechet_distance(self.real, fake),
-            kernel_distance(self.real, fake),
-            *precision_recall(self.real, fake),
+            frechet_distance(real, fake),
+            kernel_distance(real, fake),
+            *precision_recall(real, fake),
         )
         return dict(zip(self.features.names, values))
 

@@ -88,7 +88,8 @@ def neighbours(options: Options) -> Path:
     features = open_features(options.features, gan.poses.device)
     real = unit_from_bytes(torch.stack([sample.image for sample in spread(held_out, options.samples)]))
     made = sample_at_poses_of(gan, real, options.seed, options.truncation)
-    made, real = closest(training, features, made, real)
+    near_made, near_real = closest(training, features, made, real)
+    summaries = {"samples": summary(near_made, training), "held_out": summary(near_real, training)}
     report = {
         "model": options.model or "faces-gan",
         "data": data,
@@ -96,14 +97,12 @@ def neighbours(options: Options) -> Path:
         "training_images": len(training),
         "truncation": options.truncation,
         "seed": options.seed,
-        "closer_than_held_out": closer(made.distances[:, 0], real.distances[:, 0]),
-        "samples": summary(made, training),
-        "held_out": summary(real, training),
+        "closer_than_held_out": closer(near_made.distances[:, 0], near_real.distances[:, 0]),
+        **summaries,
     }
-    path = save_png(options.output / "neighbours.png", picture(made, real, training))
+    path = save_png(options.output / "neighbours.png", picture(near_made, near_real, training))
     write_json(options.output / "neighbours.json", report, indent=1)
-    for name in ("samples", "held_out"):
-        about = report[name]
+    for name, about in summaries.items():
         print(
             f"{name}: {about['count']} images, median distance {about['median_distance']:.3g} to the closest training "
             f"image; {about['different_closest']} different images are closest to one"
@@ -136,8 +135,8 @@ def closest(training: SampleSet, features: torch.nn.Module, *groups: Tensor) -> 
         return torch.cat([features(part.to(device)).float().cpu() for part in images.split(CHUNK)])
 
     seen = chunks(share(training, len(training), 0, 1))
-    seen = Bar(seen, "training images", -(-len(training) // CHUNK), unit="batch")
-    trained = torch.cat([look(unit_from_bytes(part)) for part in seen])
+    bar = Bar(seen, "training images", -(-len(training) // CHUNK), unit="batch")
+    trained = torch.cat([look(unit_from_bytes(part)) for part in bar])
     return [Neighbours(images, *nearest(look(images), trained, CLOSEST)) for images in groups]
 
 

@@ -314,8 +314,16 @@ def _followed_poses(path: Path, detector: WindowDetector, size: int, count: int 
 
 # Tables
 
-_DAMAGED = (OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, SyntaxError, MemoryError)
-_DAMAGED += (csv.Error, zipfile.BadZipFile, zlib.error, struct.error)
+_DAMAGED: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+)
+_DAMAGED += (MemoryError, csv.Error, zipfile.BadZipFile, zlib.error, struct.error)
 """What the readers of a csv and of the archive that an npz is raise when bytes of it are missing or others."""
 
 

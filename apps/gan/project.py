@@ -158,7 +158,9 @@ def project_image(options: Options) -> Path:
     distance = distance_by(options.perceptual).to(device)
     own = next(given_poses([options.image], gan, 1, crop=options.crop))
     other = own if options.pose is None else next(given_poses([options.pose], gan, 1, crop=options.crop))
-    image, keypoints = own.square(gan.config.image_size)[None].to(device), own.keypoints[None].to(device)
+    seen = own.square(gan.config.image_size)
+    assert seen is not None  # its pose was found in an image
+    image, keypoints = seen[None].to(device), own.keypoints[None].to(device)
     wanted = other.keypoints[None].to(device) + movement
     found = project(gan, signed_from_unit(image), keypoints, distance, options.steps, options.per_layer, options.seed)
 

@@ -75,7 +75,9 @@ def sample(options: Options) -> Path:
     refuse_inputs([options.output / "grid.png"], there)
     gan = load_gan(options)
     appearances, order = draw(options, gan)
-    labels, rows, unique = [], [], UniqueNames()
+    labels: list[Tensor] = []
+    rows: list[Tensor] = []
+    unique = UniqueNames()
     poses = Bar(find_poses(options, gan, order), desc="sampling", unit="pose")
     for pose in poses:
         row = to_uint8(gan.paint_grid(pose.keypoints[None].to(gan.poses.device), appearances))

@@ -12,13 +12,13 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from autolink.adversarial import Discriminator
+from autolink.configuration import options_of
 from autolink.data import open_data, open_samples
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
@@ -197,7 +197,9 @@ def train(options: Options) -> Path:
     held_out_poses = detect_samples(gan.autolink, held_out).xy
     examples = unit_from_bytes(torch.stack([sample.image for sample in held_out]).to(device))
     mark = {"pose_error_real": real_pose_error(gan.autolink, examples)}
-    distances = features and Distances(accelerator, gan, data, features.to(device), options.metric_images)
+    distances = None
+    if features is not None:
+        distances = Distances(accelerator, gan, data, features.to(device), options.metric_images)
 
     channels = 4 if options.discriminator == "conditional" else 3
     judge = Discriminator(options.image_size, options.width, channels, minibatch_std=True)
@@ -210,9 +212,12 @@ def train(options: Options) -> Path:
 
     adam = partial(torch.optim.Adam, lr=options.learning_rate, betas=(0.0, 0.99), fused=True)
     # At full speed the mapping network drifts to one large w for all noise, and appearances collapse into one.
-    mapping = {"params": generator.mapping.parameters(), "lr": options.learning_rate * MAPPING_RATE}
-    others = [p for name, p in generator.named_parameters() if not name.startswith("mapping.")]
-    generator_adam = adam([{"params": others}, mapping])
+    mapping: dict[str, Any] = {
+        "params": generator.mapping.parameters(),
+        "lr": options.learning_rate * MAPPING_RATE,
+    }
+    rest = [p for name, p in generator.named_parameters() if not name.startswith("mapping.")]
+    generator_adam = adam([{"params": rest}, mapping])
     discriminator_adam = adam(discriminator.parameters())
     generator, discriminator, generator_adam, discriminator_adam = accelerator.prepare(
         generator, discriminator, generator_adam, discriminator_adam
@@ -283,7 +288,8 @@ def train(options: Options) -> Path:
             shown = labelled_grid(gan, held_out_poses[:SHOWN], fixed_noise(SHOWN, device))
             log.picture(step, "samples", shown)
         if compared is not None:
-            measured |= (found := compared.measure())
+            found = compared.measure()
+            measured |= found
             if found:
                 log.numbers(step, {"images": step * options.batch_size, **found})
         if (looked or compared is not None) and accelerator.is_main_process:
@@ -326,7 +332,7 @@ def with_defaults(options: Options) -> Options:
 @command
 def main() -> None:
     """Entry point of `accelerate launch apps/gan/train.py`."""
-    options = with_defaults(tyro.cli(Options, description=__doc__))
+    options = with_defaults(options_of(Options, __doc__))
     if options.dry_run:
         rehearse(options, train)
     else:

@@ -173,7 +173,8 @@ def _csv(performer: Performer, points: Tensor, pixels: Tensor | None) -> bytes:
 
 def _npz(performer: Performer, points: Tensor, pixels: Tensor | None) -> bytes:
     buffer = io.BytesIO()
-    arrays = {"keypoints": points.numpy()} | ({} if pixels is None else {"pixels": pixels.numpy()})
+    arrays: dict[str, Any] = {"keypoints": points.numpy()}
+    arrays |= {} if pixels is None else {"pixels": pixels.numpy()}
     arrays["edges"] = torch.triu_indices(len(points), len(points), 1).T.numpy()
     arrays["edge_weights"] = performer.autolink.edge_weights.detach().cpu().numpy()
     np.savez(buffer, **arrays)

@@ -123,7 +123,11 @@ def make_app(
     async def live(socket: WebSocket) -> None:
         await socket.accept()
         loop, answers = asyncio.get_running_loop(), asyncio.Queue[bytes]()
-        client = Client(lambda answer: loop.call_soon_threadsafe(answers.put_nowait, answer))
+
+        def answer(given: bytes) -> None:
+            loop.call_soon_threadsafe(answers.put_nowait, given)
+
+        client = Client(answer)
 
         async def send() -> None:
             while True:

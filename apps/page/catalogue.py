@@ -27,7 +27,7 @@ class Catalogue:
 
         kinds = {task: performer.kind for task, (_, performer) in KINDS.items()}
         shipped = {name: entry["task"] for name, entry in manifest().items()}
-        groups = {
+        groups: dict[str, dict[str, str]] = {
             "own": {name: read_header(resolve(name))["task"] for name in self.own},
             "shipped": {name: task for wanted in kinds for name, task in shipped.items() if task == wanted},
             "runs": {},
@@ -55,7 +55,7 @@ class Catalogue:
         if name in self.own or name in manifest():
             path = Path(name)
             return name, path.stat().st_mtime_ns if path.is_file() else 0
-        path = (self.runs.models() if self.runs else {}).get(name.removeprefix("run "))
-        if path is None or not name.startswith("run "):
+        of_run = (self.runs.models() if self.runs else {}).get(name.removeprefix("run "))
+        if of_run is None or not name.startswith("run "):
             raise UserError(f"there is no model {name!r:.60} here; choose one of the list")
-        return str(path), path.stat().st_mtime_ns
+        return str(of_run), of_run.stat().st_mtime_ns

@@ -43,9 +43,9 @@ class Client:
     def take(self) -> Message | None:
         """What to do next for it: a picture that is opened makes what was wanted of the one before pointless."""
         if self.opening:
-            wanted, self.opening, self.pose = self.opening, None, None
+            opening, self.opening, self.pose = self.opening, None, None
             self.exports.clear()
-            return wanted
+            return opening
         if self.exports:
             return self.exports.popleft()
         wanted, self.pose = self.pose, None
@@ -109,9 +109,9 @@ class Desk:
         self.answers, self.load = answers, performers.load
         while True:
             with self.woken:
-                while not self.stopped and not (job := self._next()):
+                while (job := self._next()) is None and not self.stopped:
                     self.woken.wait()
-                if self.stopped:
+                if self.stopped or job is None:
                     return
             client, message = job
             try:
@@ -136,7 +136,7 @@ class Desk:
         if isinstance(message, Open):
             self._open(client, message)
             return
-        if client.scene is None:
+        if client.scene is None or client.performer is None:
             raise UserError("no picture is open; open one")
         count = len(client.scene.points)
         if len(message.xy) != count:

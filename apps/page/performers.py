@@ -34,7 +34,7 @@ from autolink.pixels import signed_from_bytes, to_uint8, unit_from_pictures, uni
 from autolink.tracking.confidence import CERTAIN, LOW_CONFIDENCE, WindowDetector
 from autolink.tracking.search import SLACK, search_by_confidence
 from autolink.tracking.windows import Window, cut, inside, whole
-from autolink.weights import read_header, resolve
+from autolink.weights import PretrainedModel, read_header, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.page.follow import HEADS, NAMES, Following, brought_to, following
 from autolink_apps.page.messages import SIZES, Look
@@ -78,6 +78,14 @@ class Performer(Protocol):
     """`portrait`, `generator` or `reconstruction`."""
     autolink: AutoLink
     following: Following
+    links: list[tuple[int, int, float]]
+    """Edges that are seen: i, j and how much, in [0, 1]."""
+
+    def knows(self, scene: Scene) -> bool:
+        """Whether the picture shows what the model knows."""
+
+    def edge_map(self, points: Tensor) -> Tensor:
+        """What the network sees of a pose (K, 2): (3, S, S) uint8."""
 
     def open(self, picture: Image.Image | None) -> Scene:
         """A scene from an RGB picture, or from none, if `needs_picture` is false."""
@@ -164,6 +172,7 @@ class Portrait(_Performer):
     def open(self, picture: Image.Image | None) -> Scene:
         """See `Performer`."""
         scene, _ = self.look(picture or first_picture(self))
+        assert scene.shown is not None
         image = unit_from_pictures([scene.shown], self.device)
         with half_precision(self.device):
             source = self.model.encode(image, scene.points[None].to(self.device))
@@ -232,7 +241,10 @@ class Reconstruction(_Performer):
         return to_uint8(unit_from_signed(torch.cat(made)))
 
 
-KINDS = {PoseTransfer.task: (PoseTransfer, Portrait), ConditionalGAN.task: (ConditionalGAN, Generator)}
+KINDS: dict[str, tuple[type[PretrainedModel], Any]] = {
+    PoseTransfer.task: (PoseTransfer, Portrait),
+    ConditionalGAN.task: (ConditionalGAN, Generator),
+}
 KINDS |= {AutoLink.task: (AutoLink, Reconstruction)}
 
 

@@ -134,7 +134,7 @@ def _identified(path: Path, name: str) -> Upload:
             read_image(path)
         with open_frames(path) as frames:
             seconds = float(frames.duration or 0) if what.moves else 0.0
-            kind = "clip" if what.moves else "picture"
+            kind: Literal["clip", "picture"] = "clip" if what.moves else "picture"
             upload = Upload(path.name, path, name, kind, frames.width, frames.height, seconds)
     except _TooManyPixels:
         raise

@@ -112,7 +112,7 @@ def cast(
     return Casting(source, source_frame, poses, [time - driver.times[0] for time in driver.times])
 
 
-def candidates(chosen: str, length: float) -> tuple[float | None, int | None]:
+def candidates(chosen: str, length: Fraction) -> tuple[Fraction | None, int | None]:
     """Up to when (seconds), and how many, frames of a source are to be looked at.
 
     Args:
@@ -161,7 +161,7 @@ def _choice(option: str, chosen: str, track: Track, name: Path) -> list[int]:
 class Shown(NamedTuple):
     """A frame of the source as it stands behind one frame of the result."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is not used
     """Its number."""
     image: np.ndarray
     """(H, W, 3) uint8."""

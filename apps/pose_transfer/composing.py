@@ -58,12 +58,13 @@ class Sketch(NamedTuple):
 
 def compose(sketch: Sketch, pixels: Tensor) -> Tensor:
     """The frame in the pixels of its source: (B, 3, R, R) or (1, 3, R, R) near [−1, 1] → (B, 3, R, R)."""
-    painted = resized(sketch.painted, pixels.shape[-2:])
-    if sketch.flow is None:
+    size = pixels.shape[-2], pixels.shape[-1]
+    painted = resized(sketch.painted, size)
+    if sketch.flow is None or sketch.blend is None:
         return painted
     pixels = pixels.expand(painted.shape[0], -1, -1, -1)
-    made = torch.lerp(painted, warp(pixels, sketch.flow).float(), resized(sketch.blend, pixels.shape[-2:]))
-    return made if sketch.still is None else torch.lerp(made, pixels, resized(sketch.still, pixels.shape[-2:]))
+    made = torch.lerp(painted, warp(pixels, sketch.flow).float(), resized(sketch.blend, size))
+    return made if sketch.still is None else torch.lerp(made, pixels, resized(sketch.still, size))
 
 
 def settle(sketch: Sketch, images: Tensor, source: Tensor, driving: Tensor) -> Sketch:
@@ -80,9 +81,9 @@ def settle(sketch: Sketch, images: Tensor, source: Tensor, driving: Tensor) -> S
         source: (B, K, 2), its keypoints.
         driving: (B, K, 2), those of the frames.
     """
-    if sketch.flow is None:
+    if sketch.flow is None or sketch.blend is None:
         return sketch
-    size, side = sketch.flow.shape[-1], sketch.blend.shape[-2:]
+    size, side = sketch.flow.shape[-1], (sketch.blend.shape[-2], sketch.blend.shape[-1])
     distance = torch.minimum(_distance(source.float(), size), _distance(driving.float(), size))
     around, far = (resized(_step(distance, *bounds), side) for bounds in (AROUND, FAR))
     resting = _step(distance, *AROUND) * (1 - _step(sketch.flow.norm(dim=1, keepdim=True), *MOTION))

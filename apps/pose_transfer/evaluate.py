@@ -31,10 +31,11 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from autolink.data import SampleSet, open_data
+from autolink.data import SampleSet, open_samples
 from autolink.data.sample import evenly
 from autolink.devices import pick_device
 from autolink.errors import UserError, command
+from autolink.features import Perceptual
 from autolink.graph import detect_spread, maximum_spanning_tree
 from autolink.inference import Precision, fold, half_precision
 from autolink.metrics import Labelled
@@ -47,7 +48,6 @@ from .casting import kept_inside
 from .metrics import (
     LandmarkMap,
     Likeness,
-    Perceptual,
     background_error,
     flicker,
     keypoint_distance,
@@ -197,7 +197,7 @@ class Judge:
     def clips(self, data: str) -> Clips:
         """The clips of a data set that are judged on, see `Options`."""
         splits = ("test",) if self.options.part == "held-out" else ("train", "val")
-        return Clips([open_data(data, self.size, split, self.options.data_root) for split in splits], self)
+        return Clips([open_samples(data, self.size, split, self.options.data_root) for split in splits], self)
 
 
 class Clips:
@@ -362,7 +362,7 @@ def _landmark_map(judge: Judge, clips: Clips) -> LandmarkMap | None:
     if clips.landmark_count == 0:
         return None
     options = judge.options
-    data = open_data(options.data, judge.model.config.image_size, "fit", options.data_root)
+    data = open_samples(options.data, judge.model.config.image_size, "fit", options.data_root)
     return LandmarkMap(Labelled(*detect_spread(judge.model.autolink, data, FITTED, options.batch_size)[1:]))
 
 

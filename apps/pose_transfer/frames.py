@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autolink.data import open_data
+from autolink.data import open_samples
 from autolink.geometry import spread
 from autolink.pixels import unit_from_bytes
 from autolink.tracking.windows import Fit, cut, whole
@@ -80,5 +80,5 @@ def held_out(model: PoseTransfer, frames: Path) -> dict[str, dict[str, float]]:
 
 def _images(frames: Path, size: int, split: str, clip: str) -> Tensor:
     """All frames of a clip, (N, 3, S, S) uint8."""
-    data = open_data(str(frames.resolve()), size, split)
+    data = open_samples(str(frames.resolve()), size, split)
     return torch.stack([data[index].image for index, place in enumerate(data.clips) if place == f"{split}/{clip}"])

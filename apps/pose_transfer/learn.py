@@ -25,10 +25,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autolink import train as graph_training
+from autolink.configuration import options_of
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.features import Features
@@ -67,7 +67,7 @@ SPREAD_RATIO = 2.0
 PROBE_STEPS = 9
 """Steps by which the speed of a stage is measured."""
 
-Train = Callable[[RunOptions], Path]
+Train = Callable[[Any], Path]
 
 
 @dataclass
@@ -155,7 +155,7 @@ def learn(
     precision = "bf16" if computes_bfloat16(pick_device(device)) else "no"
     clips = {"src": src.resolve(), "driver": driver.resolve()}
     about = {name: identity(clip) for name, clip in clips.items()}
-    asked = Plan(*map(str, clips.values()), minutes, perceptual, fit, identity=about)
+    asked = Plan(str(clips["src"]), str(clips["driver"]), minutes, perceptual, fit, identity=about)
     plan = _take_up(asked, output) if resume else _begin(asked, output)
     result, frames = output / "model.safetensors", output / "frames"
     if result.is_file():
@@ -179,9 +179,12 @@ def learn(
     write_json(output / "held_out.json", numbers)
     _say_how_good(numbers)
     _compare_spreads(*(numbers[clip]["keypoint_spread"] for clip in ("src", "driver")))
-    about = {"learned_from": {"src": src.name, "driver": driver.name, "minutes": minutes}, "held_out": numbers}
-    about["usual_confidence"] = min(numbers[clip]["confidence"] for clip in ("src", "driver"))
-    return model.save_pretrained(result, {**model.metadata, **about})
+    learned: dict[str, Any] = {
+        "learned_from": {"src": src.name, "driver": driver.name, "minutes": minutes},
+        "held_out": numbers,
+        "usual_confidence": min(numbers[clip]["confidence"] for clip in ("src", "driver")),
+    }
+    return model.save_pretrained(result, {**model.metadata, **learned})
 
 
 def _begin(plan: Plan, output: Path) -> Plan:
@@ -363,7 +366,7 @@ def _preview(output: Path) -> Iterator[None]:
 @command
 def main() -> None:
     """Entry point of `python -m autolink_apps.pose_transfer.learn`."""
-    options = tyro.cli(Options, description=__doc__)
+    options = options_of(Options, __doc__)
     with showing(options.progress):
         print(learn(**{name: value for name, value in vars(options).items() if name != "progress"}))
 

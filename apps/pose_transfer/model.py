@@ -75,9 +75,17 @@ class Source(NamedTuple):
 
     def expand(self, batch: int) -> Source:
         """The same source for each of `batch` poses (views, no copies); one source only."""
-        *maps, features = self
-        maps, features = ([x.expand(batch, *x.shape[1:]) for x in part] for part in (maps, features))
-        return Source(*maps, features)
+
+        def each(x: Tensor) -> Tensor:
+            return x.expand(batch, *x.shape[1:])
+
+        return Source(
+            each(self.pixels),
+            each(self.images),
+            each(self.keypoints),
+            each(self.edge_map),
+            [each(x) for x in self.features],
+        )
 
 
 class TransferNet(nn.Module):
@@ -134,7 +142,7 @@ class TransferNet(nn.Module):
         for block, skip, looks in zip(self.decoder, reversed(skips), reversed(source.features[:-1])):
             shortcuts = [skip]
             if self.motion:
-                visible = resized(motion.visibility, looks.shape[-2:])
+                visible = resized(motion.visibility, (looks.shape[-2], looks.shape[-1]))
                 shortcuts.append(warp(looks, motion.flow) * visible.to(looks.dtype))
             x = block(torch.cat([up(x), *shortcuts], dim=1))
         x = self.to_image(x).float()

@@ -64,28 +64,32 @@ class Models:
         if self.options.size is not None and self.options.size < least:
             raise UserError(f"--size {self.options.size}: the model paints {least}x{least}; expected {least} or more")
 
-    def learn(self, pair: Pair) -> None:
+    def learn(self, pair: Pair, minutes: float) -> None:
         """Take the model that is learned from this pair."""
         from .learn import IMAGE_SIZE, learn
 
         self._check_size(IMAGE_SIZE)
         options = self.options
-        about = {"src": identity(pair.source), "driver": identity(pair.driver)}
-        about |= {"minutes": options.learn, "fit": options.fit}
+        about: dict[str, Any] = {"src": identity(pair.source), "driver": identity(pair.driver)}
+        about |= {"minutes": minutes, "fit": options.fit}
         about |= {} if options.perceptual is None else {"perceptual": options.perceptual}
         output = _folder(f"learn-{pair.source.stem}-{pair.driver.stem}", "plan.json", about)
         print(f"learning: {output}")
-        how = {"fit": options.fit, **self._how((output / "plan.json").is_file())}
-        self.load(str(learn(pair.source, pair.driver, options.learn, output, **how)))
+        how: dict[str, Any] = {"fit": options.fit, **self._how((output / "plan.json").is_file())}
+        self.load(str(learn(pair.source, pair.driver, minutes, output, **how)))
 
-    def adapt(self, source: FrameSource, track: Track) -> None:
+    def adapt(self, source: FrameSource, track: Track, steps: int) -> None:
         """Take the model as it is adapted to this source, whose frames are seen through the windows of `track`."""
         from .adapt import adapt
 
         options, size = self.options, self.detector.size
         framing = f"--crop {options.crop} --fit {options.fit}"
-        about = {"data": identity(source.path), "model": weights_identity(self.base), "framing": framing}
-        about |= {"steps": options.adapt}
+        about: dict[str, Any] = {
+            "data": identity(source.path),
+            "model": weights_identity(self.base),
+            "framing": framing,
+        }
+        about |= {"steps": steps}
         about |= {} if options.perceptual is None else {"perceptual": options.perceptual}
         output = _folder(f"adapt-{source.path.stem}", CONFIG, about)
         print(f"adapting: {output}")
@@ -93,11 +97,11 @@ class Models:
         def see(index: int, image: np.ndarray) -> np.ndarray:
             return cut(image, track.window(index, image), size)
 
-        how = {"cut": see, "framing": framing, **self._how((output / CHECKPOINT).is_file())}
-        self.load(str(adapt(self.base, source.path, options.adapt, output, **how)))
+        how: dict[str, Any] = {"cut": see, "framing": framing, **self._how((output / CHECKPOINT).is_file())}
+        self.load(str(adapt(self.base, source.path, steps, output, **how)))
 
-    def _how(self, resume: bool) -> dict[str, object]:
-        how = {"device": self.options.device, "resume": resume}
+    def _how(self, resume: bool) -> dict[str, Any]:
+        how: dict[str, Any] = {"device": self.options.device, "resume": resume}
         return how if self.options.perceptual is None else {**how, "perceptual": self.options.perceptual}
 
 
@@ -113,3 +117,4 @@ def _folder(name: str, note: str, about: Mapping[str, Any]) -> Path:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         if not (folder / note).is_file() or difference(begun(folder / note), about) is None:
             return folder
+    raise AssertionError  # numbers do not end

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import tyro
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from autolink.adversarial import Discriminator
+from autolink.configuration import options_of
 from autolink.data import open_samples
 from autolink.data.pairs import FramePairs
 from autolink.errors import UserError, command
@@ -302,7 +302,7 @@ def _require_alike(begun: PoseTransfer, options: Options) -> None:
 @command
 def main() -> None:
     """Entry point of `apps/pose_transfer/train.py`."""
-    train(tyro.cli(Options, description=__doc__))
+    train(options_of(Options, __doc__))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ class TrainingStep:
             made: (B, 3, S, S), what the network made, without gradients.
             r1_weight: Weight of the R1 penalty; 0 leaves it out.
         """
+        assert self.discriminator is not None
         real = driving.detach().requires_grad_(r1_weight > 0)
         # One forward and one backward pass: else processes would not average R1 (see `r1_penalty`).
         logits = self.discriminator(torch.cat([real, made]), full_precision=r1_weight > 0)

@@ -115,13 +115,13 @@ def _perform(pair: Pair, models: Models, options: Options) -> None:
     with ExitStack() as files:
         source = files.enter_context(open_frames(pair.source))
         if options.learn is not None:
-            models.learn(pair)
+            models.learn(pair, options.learn)
         else:
             models.load(models.base)
         driver = _study_driver(pair.driver, models, options, files)
         driver, track = _study_source(source, driver, models, options)
         if options.adapt is not None:
-            models.adapt(source, track)
+            models.adapt(source, track, options.adapt)
         casting = cast(
             models.model,
             track,
@@ -174,8 +174,7 @@ def _study_source(source: FrameSource, driver: Driver, models: Models, options: 
         kept = sum(time - times[0] < there for time in times)
         if kept < len(times):
             why = f"{source.path.name}, the source, which ends before the driver"
-            parts = (part[:kept] for part in driver.track)
-            driver = driver._replace(track=Track(*parts))
+            driver = driver._replace(track=driver.track.first(kept))
             length = driver.track.times[-1] - times[0] + 1 / driver.frame_rate
     print(f"length: {len(driver.track.times)} frames, {float(length):.2f} s, set by {why}")
     if options.size is None and options.source_frame != "running":  # a window that runs along would stutter
@@ -202,17 +201,18 @@ def _write(pair: Pair, source: FrameSource, driver: Driver, casting: Casting, mo
         side = _side(source, casting, size, options)
         shape = _shape(source, side, options)
         settings = {**settings_of(pair, options), **models.given, "weights of the model": models.weights}
-        how = dict(zip(("audio_from", "audio_start"), _sound(source, driver, options)), resume=options.resume)
+        sound, start = _sound(source, driver, options)
+        how: dict[str, Any] = {"audio_from": sound, "audio_start": start, "resume": options.resume}
         about = _about(pair.output, pair, models, options)
         result = files.enter_context(
             open_output(pair.output, *shape, frame_rate, settings=settings, about=about, **how)
         )
         outputs = [result]
         if options.preview != "off":
-            panels = 2 if options.preview == "edges" else 4 if driver.part is not None else 3
+            width = size * (2 if options.preview == "edges" else 4 if driver.part is not None else 3)
             path, settings = preview_path(pair.output), {**settings, "--preview": options.preview}
             how |= {"settings": settings, "about": _about(path, pair, models, options)}
-            outputs.append(files.enter_context(open_output(path, panels * size, size, frame_rate, **how)))
+            outputs.append(files.enter_context(open_output(path, width, size, frame_rate, **how)))
         first = min(output.written for output in outputs)
         total = len(casting.times)
         bar = files.enter_context(Bar(desc="painting", total=total, initial=first, unit="frame"))

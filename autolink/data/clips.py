@@ -123,7 +123,7 @@ def decode_all(
             try:
                 with cutter(video) as cut:
                     _decode(root / video, cache / folder, f"{video} ({number}/{len(videos)})", cut)
-                frames = _kept(cache / folder)
+                frames = _kept(cache / folder) or []
             except UserError as error:
                 logger.warning("skipped %s", error)
                 reasons.append(str(error))

@@ -140,7 +140,7 @@ def split_files(root: Path, split: str, kinds: tuple[Kind, ...] = STILLS) -> tup
     files = list_files(root, folder or root, kinds)
     if not files:
         raise no_media(folder or root, kinds)
-    return files, folder and folder.name
+    return files, None if folder is None else folder.name
 
 
 def keep_readable(root: Path, files: Sequence[str]) -> list[int]:

@@ -114,7 +114,7 @@ def list_data(data_root: Path | None = None) -> list[str]:
             status = f"{lack}; published at {benchmark.source}; terms: {benchmark.terms}"
         rows.append((name, benchmark.shows, status))
     for name in _folders(root):
-        if root / name not in used and name not in BENCHMARKS:
+        if root is not None and root / name not in used and name not in BENCHMARKS:
             rows.append((name, _contents(root / name), f"found: {root / name}"))
     return [f"{name:22}{shows}; {status}" for name, shows, status in rows]
 

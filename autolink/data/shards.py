@@ -254,7 +254,7 @@ def sample_count(url: str, known: int | None = None) -> int:
     def counted() -> np.ndarray:
         return np.array(sum(1 for _ in read_shard(url)) if known is None else known)
 
-    identity = (url,)
+    identity: tuple[object, ...] = (url,)
     if _is_file(url):
         stat = Path(url).stat()
         identity = Path(url).resolve(), stat.st_size, stat.st_mtime_ns

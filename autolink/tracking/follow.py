@@ -72,6 +72,10 @@ class Track(NamedTuple):
         """The window of one frame, an image (H, W, 3), in its pixels."""
         return absolute_window(Window(*self.windows[index].tolist()), image.shape[1], image.shape[0])
 
+    def first(self, count: int) -> Track:
+        """The beginning of it."""
+        return Track(self.poses[:count], self.confidence[:count], self.windows[:count], self.times[:count])
+
     def aligned(self, width: int, height: int) -> Track:
         """The same in frames of that size, through windows of whole pixels."""
         placed = (absolute_window(Window(*window), width, height) for window in self.windows.tolist())
@@ -82,7 +86,9 @@ class Track(NamedTuple):
 class Part:
     """The frames of a clip from `start` up to `end` seconds, `count` at most; can be iterated any number of times."""
 
-    def __init__(self, frames: FrameSource, start: float = 0, end: float | None = None, count: int | None = None):
+    def __init__(
+        self, frames: FrameSource, start: float = 0, end: Fraction | float | None = None, count: int | None = None
+    ):
         self.frames, self.start, self.end, self.count = frames, start, end, count
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -152,10 +158,11 @@ def detect_followed(
                 for frame, window, xy, confidence in zip(batch, windows, *found):
                     yield frame, window, Keypoints(in_frame(xy, window, *frame.image.shape[:2]), confidence)
         return
-    window = search_by_steadiness(detector, (image for image, _ in frames), frames.path.name)
+    steady = search_by_steadiness(detector, (image for image, _ in frames), frames.path.name)
 
     def place(frame: VideoFrame) -> Window:
-        return absolute_window(window, frame.image.shape[1], frame.image.shape[0])
+        assert steady is not None  # there is a frame
+        return absolute_window(steady, frame.image.shape[1], frame.image.shape[0])
 
     def square(frame: VideoFrame) -> np.ndarray:
         return cut(frame.image, place(frame), detector.size)
@@ -244,6 +251,7 @@ class Follower:
                 self.patience *= 2  # a search costs much, and nobody may ever come
             self.searched = float(time)
             self._begin(first)
+        assert self.window is not None  # `_begin` has found one
         views = [inside(self.window, image.shape[1], image.shape[0]) for image, _ in frames]
         found = self.detector([cut(image, view, size) for (image, _), view in zip(frames, views)])
         windows, poses, confidence = zip(*map(self._place, frames, views, *found))
@@ -254,6 +262,7 @@ class Follower:
     ) -> tuple[Window, Tensor, Tensor]:
         """The window of a frame, and its keypoints therein, from those that were found through a view of it."""
         image, time = frame.image, float(frame.time)
+        assert self.window is not None
         window = inside(self.window, image.shape[1], image.shape[0])
         if confidence.mean() < DOUBT and time <= self.seen + 1:
             window, pose, confidence = self._look_around(window, image)
