@@ -36,8 +36,9 @@ def repeatability(
 
     Returns:
         In percent: `repeatability_percent`, the mean distance over the image's side, of keypoints that the warp leaves
-        in the image; `keypoints_seen_percent`, the share of those; `on_object_percent`, the share of keypoints, on the
-        images as they are, that lie on the object.
+        in the image; `keypoints_seen_percent`, the share of those; `spread_percent`, how far on average an image's
+        keypoints lie from their middle, over its side, since a bunch in one place repeats well and says little;
+        `on_object_percent`, the share of keypoints, on the images as they are, that lie on the object.
 
     Raises:
         UserError: If there is no image at all.
@@ -46,7 +47,7 @@ def repeatability(
     if not picked:
         raise UserError("the held-out part of the data is empty; a data set needs at least two images")
     draws = torch.Generator().manual_seed(seed)
-    distances, on_object = [], []
+    distances, spreads, on_object = [], [], []
     for first in range(0, len(picked), batch_size):
         indices = picked[first : first + batch_size]
         originals = unit_from_bytes(torch.stack([data[index].image for index in indices]))
@@ -55,6 +56,7 @@ def repeatability(
         returned = warps.back(model.detect(warps(originals)).xy.cpu())
         seen = _are_seen(keypoints, warps.places(*originals.shape[-2:]))
         distances.append(((returned - keypoints).norm(dim=-1) / 2).masked_fill(~seen, torch.nan))
+        spreads.append((keypoints - keypoints.mean(1, keepdim=True)).norm(dim=-1) / 2)
         if coverage := getattr(data, "coverage", None):
             masks = torch.stack([coverage(index) for index in indices])
             at = functional.grid_sample(masks[:, None], keypoints[:, None], align_corners=False)
@@ -64,6 +66,7 @@ def repeatability(
         "warped_images": len(picked),
         "repeatability_percent": distance.nanmean().item() * 100,
         "keypoints_seen_percent": (~distance.isnan()).float().mean().item() * 100,
+        "spread_percent": torch.cat(spreads).mean().item() * 100,
     }
     return report | ({"on_object_percent": torch.cat(on_object).mean().item() * 100} if on_object else {})
 

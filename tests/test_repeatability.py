@@ -63,6 +63,21 @@ def test_keypoints_that_stay_where_they_are_do_not():
     assert repeatability(Fixed(), Blobs(24))["repeatability_percent"] > 3
 
 
+def test_a_bunch_is_told_by_its_spread():
+    """Three keypoints at one blob repeat well, and their middle is where they are."""
+
+    class Bunch(Finder):
+        def detect(self, images):
+            found = super().detect(images)
+            return Keypoints(found.xy[:, :1].expand(-1, 3, -1), found.confidence)
+
+    bunch, apart = (repeatability(finder, data) for finder, data in ((Bunch(), Blobs(24)), (Finder(), Blobs(24))))
+    assert bunch["repeatability_percent"] < 0.5 and bunch["spread_percent"] == pytest.approx(0, abs=1e-4)
+    centres = Blobs(24).centres.flatten(1, 3)  # (24, 3, 2)
+    expected = (centres - centres.mean(1, keepdim=True)).square().sum(-1).sqrt().mean().item() / 2 * 100
+    assert apart["spread_percent"] == pytest.approx(expected, rel=0.02)
+
+
 def test_a_warp_shows_each_place_where_it_says():
     """The values of a smooth image are its coordinates, so that a warped one tells what it shows."""
     warps = Warps(2, torch.Generator().manual_seed(3))
