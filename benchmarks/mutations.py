@@ -89,19 +89,19 @@ apps/pose_transfer/train.py: transfer_train -k first_step
 apps/pose_transfer/train.py: transfer_adapt -k first_step
 - perceptual: float = 1.0
 + perceptual: float = 0.9
-autolink/training.py: training -k ema
+autolink/training/checkpoints.py: training -k ema
 - min(decay, (1 + count) / (10 + count))
 + min(decay, (1 + count) / (2 + count))
 autolink/pixels.py: training -k first_step
 - images.float() / 127.5 - 1
 + images.float() / 128 - 1
-autolink/training.py: training -k order
+autolink/training/order.py: training -k order
 - numbers[beyond] = left << half | right
 + numbers[beyond] = (left << half | right) % np.uint64(length)
-autolink/training.py: training -k batches
+autolink/training/order.py: training -k batches
 - seeded_generator(self.seed, epoch, 0, "order")
 + seeded_generator(self.seed, 0, 0, "order")
-autolink/training.py: training -k order
+autolink/training/order.py: training -k order
 - FEISTEL_ROUNDS = 6
 + FEISTEL_ROUNDS = 2
 autolink/losses.py: losses -k hand

@@ -77,7 +77,7 @@ def test_warnings_and_numbers_are_objects_too(capsys, tmp_path):
 def test_steps_of_a_training_are_told(capsys, tmp_path, monkeypatch):
     accelerator = SimpleNamespace(is_main_process=True, num_processes=1, device=torch.device("cpu"))
     clock = iter(np.arange(0.0, 1e6, 40))
-    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(training.pace.time, "perf_counter", lambda: next(clock))
     with showing("json"), StepBar(accelerator, RunOptions("x", tmp_path, steps=20_000), 5, "network") as bar:
         bar.update()
         bar.update()

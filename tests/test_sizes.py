@@ -179,7 +179,7 @@ class Clock:
 )
 def test_a_few_steps_tell_how_long_all_will_take(seconds, total, after, text, monkeypatch, caplog):
     clock = Clock(seconds)
-    monkeypatch.setattr(training.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(training.pace.time, "perf_counter", lambda: clock.now)
     accelerator = SimpleNamespace(is_main_process=True, num_processes=1, device=torch.device("cpu"))
     options = RunOptions("x", Path("x"), steps=total)
     with caplog.at_level(logging.WARNING):

@@ -80,7 +80,7 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
     adapt, model_file: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """4 · MSE + perceptual distance between frames that are learned from."""
-    monkeypatch.setattr("autolink.training.computes_bfloat16", lambda device: False)
+    monkeypatch.setattr("autolink.training.starting.computes_bfloat16", lambda device: False)
     adapt(1, tmp_path, augmented=True)
     model = PoseTransfer.from_pretrained(model_file)
     known, _ = adapting.split(adapting.read_frames(clip, 32))
