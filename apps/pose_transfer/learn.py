@@ -25,8 +25,6 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from autolink import train as graph_training
 from autolink.configuration import options_of
 from autolink.devices import computes_bfloat16, pick_device
@@ -37,7 +35,7 @@ from autolink.progress import Progress, showing
 from autolink.ranges import Checked, Positive
 from autolink.runs import claim, claimed, difference, identity
 from autolink.tracking.windows import Fit
-from autolink.training import CHECKPOINT, RunOptions, logger
+from autolink.training import CHECKPOINT, RunOptions, logger, step_times
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
 from autolink_apps.pose_transfer.frames import held_out, keep_frames
@@ -263,7 +261,7 @@ def _plan_graph(shared: dict[str, Any], seconds: float, output: Path) -> Stage:
 
 
 def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> Stage:
-    """The stage with as many steps as fit into some seconds here, by the clock times in the log of a short run.
+    """The stage with as many steps as fit into some seconds here, by the clock in a short run.
 
     Args:
         stage: One of `PROBE_STEPS`.
@@ -274,9 +272,8 @@ def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> S
     print(f"measuring how long a step takes at {stage.image_size}x{stage.image_size}")
     scratch = options.output.with_name("speed")
     shutil.rmtree(scratch, ignore_errors=True)  # of a trial that was interrupted
-    train(replace(options, output=scratch, log_every=1))
-    log = EventAccumulator(str(scratch / "tensorboard")).Reload()
-    times = [event.wall_time for event in log.Scalars(log.Tags()["scalars"][0])]
+    with step_times() as times:
+        train(replace(options, output=scratch))
     shutil.rmtree(scratch)
     step = statistics.median(after - before for before, after in pairwise(times))
     return stage._replace(steps=max(1, round(seconds / step)), every=max(1, round(60 / step)))

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 
 from autolink.progress import Bar
 from autolink.training.options import SMALL_SIDE, SMALL_WIDTH, RunOptions, logger
+
+_watches: list[list[float]] = []
+
+
+@contextmanager
+def step_times() -> Iterator[list[float]]:
+    """A list that gets the clock, in seconds, at each step that is done in this block."""
+    times: list[float] = []
+    _watches.append(times)
+    try:
+        yield times
+    finally:
+        _watches.remove(times)
 
 
 class StepBar(Bar):
@@ -39,6 +54,8 @@ class StepBar(Bar):
     def update(self, n: float | None = 1) -> bool | None:
         """Count steps that were done."""
         self._left -= round(n or 0)
+        for times in _watches:
+            times.append(self._now())
         if self._timed is not None:
             self._timed = self._measured(self._timed)
         return super().update(n)
