@@ -1,8 +1,8 @@
 """Whose a run folder is: what a run was begun with, who is at work in it, and whether it is asked to stop.
 
-A run goes on with what it was begun with, or not at all. Of a file that is its path, its size and what is in it; of a
-folder, names and sizes of its files and what is in some of them; of a model, its weights, wherever they lie. Times of
-files are no part of it: whoever copies data to another machine changes them.
+A run goes on with what it was begun with, or not at all. Of a file that is its name, its size and what is in it; of a
+folder, names and sizes of its files and what is in some of them; of a model, its weights. Where they lie and the times
+of files are no part of it: whoever copies data to another machine changes them.
 """
 
 from __future__ import annotations

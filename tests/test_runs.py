@@ -28,6 +28,7 @@ from autolink.distil import distil
 from autolink.runs import Stop
 from autolink.train import Options, autolink_for, train
 from autolink.training import Diverged, Ema
+from autolink.video import write_video
 from autolink.weights import read_header, read_metadata, read_tensors
 from autolink_apps.gan import train as gan_training
 from autolink_apps.pose_transfer import adapt as adapting
@@ -147,6 +148,21 @@ def test_data_and_run_that_were_copied_to_another_machine_go_on(tmp_path: Path) 
     for number, file in enumerate(sorted((there / "images").iterdir())):
         os.utime(file, (number, number))
     train(options(there / "images", there / "run", resume=True, steps=3))
+    (there / "run").rename(tmp_path / "run")  # away from the data
+    train(options(there / "images", tmp_path / "run", resume=True, steps=4))
+    note = json.loads((tmp_path / "run/config.json").read_text())
+    assert note["identity"]["data"].startswith("images (13 files of ")
+
+
+def test_a_single_file_of_data_may_lie_elsewhere_too(tmp_path: Path) -> None:
+    """As noted by older runs, with the folder that it was in."""
+    clip = tmp_path / "one" / "clip.mp4"
+    write_video(clip, iter(np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)), 25)
+    train(options(clip, tmp_path / "run"))
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"data": "clip.mp4 (', f'"data": "{clip} ('))
+    (tmp_path / "one").rename(tmp_path / "other, too")
+    train(options(tmp_path / "other, too" / "clip.mp4", tmp_path / "run", resume=True, steps=3))
 
 
 def test_what_is_looked_at_of_a_folder_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,8 @@ class Models:
 
         options, size = self.options, self.detector.size
         framing = f"--crop {options.crop} --fit {options.fit}"
-        about: dict[str, Any] = {
-            "data": identity(source.path),
-            "model": weights_identity(self.base),
-            "framing": framing,
-        }
+        data = identity(source.path, Path(os.path.abspath(source.path)).name)
+        about: dict[str, Any] = {"data": data, "model": weights_identity(self.base), "framing": framing}
         about |= {"steps": steps}
         about |= {} if options.perceptual is None else {"perceptual": options.perceptual}
         output = _folder(f"adapt-{source.path.stem}", CONFIG, about)

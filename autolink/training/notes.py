@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,15 +51,11 @@ def _data_identity(data: str, options: RunOptions) -> str:
     if data == "synthetic":
         return data
     if is_pattern(data):
-        return identity_of_files(shard_files(data), Path(), data)
+        shards = shard_files(data)
+        folder = shards[0].parent if shards else Path()
+        return identity_of_files(shards, folder, Path(data).name if shards else data)
     path = find_data(data, options.data_root)
-    place, beside = path.resolve(), options.output.resolve().parent
-    name = None
-    if Path(data).name == data and path != Path(data):
-        name = data  # wherever it is found
-    elif place.is_relative_to(beside):
-        name = str(place.relative_to(beside))  # which may move with the run
-    return identity(path if path.is_file() else split_folder(path, "train") or path, name)
+    return identity(path if path.is_file() else split_folder(path, "train") or path, Path(os.path.abspath(path)).name)
 
 
 def begun(file: Path) -> dict[str, Any]:
@@ -73,11 +71,15 @@ def begun(file: Path) -> dict[str, Any]:
 
 
 def _read_note(file: Path) -> dict[str, Any]:
-    """A note as it was written, without identities that say nothing."""
+    """A note as it was written; of data without the folders that they were in, nor the times of their files."""
     note = read_json(file)
     known = note.get("identity")
-    known = known.items() if isinstance(known, dict) else ()
-    return {**note, "identity": {name: word for name, word in known if not is_of_times(str(word))}}
+    known = {name: str(word) for name, word in known.items()} if isinstance(known, dict) else {}
+    for name in DATA_OPTIONS:
+        word = known.pop(name, None)
+        if word is not None and not is_of_times(word):
+            known[name] = word if "://" in word else re.sub(r"(^|, )[^,]*/", r"\1", word)
+    return {**note, "identity": known}
 
 
 def require_same(options: RunOptions, note: Mapping[str, Any], may_change: Collection[str] = MAY_CHANGE.keys()) -> None:
