@@ -48,8 +48,8 @@ autolink/train.py: training -k first_step
 + loss + 0 * options.agreement_weight * disagreement
 - rate, betas=(0.9, 0.99), fused=True)
 + rate, betas=(0.9, 0.999), fused=True)
-- settings = dict(betas=(0.9, 0.999), weight_decay=1e-3)
-+ settings = dict(betas=(0.9, 0.999))
+- betas=(0.9, 0.999), weight_decay=1e-3
++ betas=(0.9, 0.999)
 autolink/model.py: training -k first_step
 - at_side(images if looks is None else looks, mask.shape[-1])
 + at_side(images, mask.shape[-1])
@@ -65,8 +65,8 @@ apps/gan/train.py: gan_train -k all_of
 - 0.5 ** (options.batch_size / options.ema_images)
 + 0.5 ** (1 / options.ema_images)
 apps/gan/train.py: gan_train -k first_step
-- "betas": (0.0, 0.99)
-+ "betas": (0.5, 0.99)
+- betas=(0.0, 0.99)
++ betas=(0.5, 0.99)
 apps/gan/game.py: gan_train -k first_step
 - judge(torch.cat(self._judged(fake, part.edge_maps, draws), dim=1))
 + judge(torch.cat([fake, part.edge_maps], dim=1))
