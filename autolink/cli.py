@@ -19,6 +19,7 @@ COMMANDS = {
     "export": ("autolink.export", "write a model as ONNX"),
     "convert": ("autolink.convert", "read a checkpoint of the official AutoLink code"),
     "serve": ("autolink_apps.page.serve", "a page in the browser: drag keypoints and watch what the models paint"),
+    "push": ("autolink.hub", "put a model on the Hugging Face hub, with a card"),
     "info": ("", "what a model file says of itself, as JSON: autolink info M"),
     "data": ("", "the data sets known by name, and which are on this machine; with a name, more about it"),
 }

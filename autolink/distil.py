@@ -18,6 +18,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from autolink import hub
 from autolink.configuration import options_of
 from autolink.data import open_data
 from autolink.data.sample import spread
@@ -80,6 +81,8 @@ def distil(options: Options) -> Path:
     Raises:
         UserError: If data, the teacher's weights or options cannot be used.
     """
+    if options.push_to_hub:
+        hub.reserve(options.push_to_hub)
     accelerator = start(options, may_change=MAY_CHANGE.keys() - {"steps"})  # the rate depends on them
     with local_main_first():  # videos are decoded into a cache once
         pools, held_out = ([_images(source, split, options) for source in options.data] for split in ("train", "val"))
@@ -131,7 +134,10 @@ def distil(options: Options) -> Path:
     log.close()
     stop.leave(options.output, step, options.steps)
     accelerator.wait_for_everyone()
-    return options.output / "model.safetensors"
+    file = options.output / "model.safetensors"
+    if options.push_to_hub and accelerator.is_main_process:
+        hub.push(options.push_to_hub, file)
+    return file
 
 
 def share_of_rate(step: int, steps: int) -> float:

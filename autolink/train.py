@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from autolink import hub
 from autolink.configuration import options_of
 from autolink.data import open_data, open_samples
 from autolink.data.benchmarks import BENCHMARKS
@@ -210,6 +211,8 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
+    if options.push_to_hub:
+        hub.reserve(options.push_to_hub)
     begun = load(options.start_from) if options.start_from and not options.resume else None
     asked, options = options, with_recommendations(options, begun.config if begun else None)
     _require_fitting(options)
@@ -310,7 +313,10 @@ def train(options: Options) -> Path:
     log.close()
     stop.leave(options.output, step, options.steps)
     accelerator.wait_for_everyone()  # the file is there for whoever goes on with it
-    return options.output / "model.safetensors"
+    file = options.output / "model.safetensors"
+    if options.push_to_hub and accelerator.is_main_process:
+        hub.push(options.push_to_hub, file)
+    return file
 
 
 def bank_of(model: AutoLink, options: RunOptions) -> Keypoints:

@@ -20,14 +20,14 @@ from gan_runs import TINY, options_for, write_autolink, write_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from autolink import draw_edges
+from autolink import draw_edges, hub
 from autolink.adversarial import Discriminator
 from autolink.data import open_data
 from autolink.errors import UserError
 from autolink.model import AutoLink
 from autolink.training import Diverged, Ema, SeededBatches, seeded_generator
 from autolink.weights import read_tensors
-from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, ada, game, guard, hub
+from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, ada, game, guard
 from autolink_apps.gan import train as training
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.game import Batch, Game, TrainingPoses, pose_distance

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from autolink import hub
 from autolink.adversarial import Discriminator
 from autolink.configuration import options_of
 from autolink.data import open_data, open_samples
@@ -51,7 +52,6 @@ from autolink.training import (
     start,
     to_network,
 )
-from autolink_apps.gan import hub
 from autolink_apps.gan.ada import AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.beginning import begin_with, find_start
@@ -152,8 +152,6 @@ class Options(RunOptions):
     own), or `auto`: Inception's where its weights can be had."""
     dry_run: bool = False
     """Take two steps, write nothing, print parameters, memory and speed."""
-    push_to_hub: str | None = None
-    """Repository on the Hugging Face hub, `user/name`, to which the trained model is pushed with a card."""
 
     def model_source(self, option: str) -> str:
         """As of all runs; but of a run to start from, its networks are meant and not its model."""

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from autolink import hub
 from autolink.adversarial import Discriminator
 from autolink.configuration import options_of
 from autolink.data import open_samples
@@ -149,6 +150,8 @@ def train(options: Options) -> Path:
     Raises:
         UserError: If data, weights or options cannot be used.
     """
+    if options.push_to_hub:
+        hub.reserve(options.push_to_hub)
     start_from = None if options.resume else options.start_from
     begun = None if start_from is None else PoseTransfer.from_pretrained(start_from)
     options = with_defaults(options, begun)
@@ -195,7 +198,10 @@ def train(options: Options) -> Path:
     weights = options.mse_weight, options.perceptual_weight, options.gan_weight, options.r1_gamma, options.r1_every
     names = "transfer network", "transfers"
     teach(accelerator, options, model, perceptual, Weights(*weights), pairs, examine, about, *names)
-    return options.output / "model.safetensors"
+    file = options.output / "model.safetensors"
+    if options.push_to_hub and accelerator.is_main_process:
+        hub.push(options.push_to_hub, file)
+    return file
 
 
 def teach(

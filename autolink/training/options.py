@@ -69,6 +69,8 @@ class RunOptions(Checked):
     """Steps between pictures and held-out measurements; 0: at the end alone."""
     save_every: Whole = 500
     """Steps between checkpoints; 0: one at the end alone."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face hub, `user/name`, to which the trained model is pushed with a card."""
     log_with: tuple[str, ...] = ("auto",)
     """Where numbers and pictures go besides the run folder: any of tensorboard, wandb, trackio, mlflow, comet_ml, aim,
     clearml, dvclive and swanlab that is installed; auto: tensorboard if it is; none: nowhere."""
