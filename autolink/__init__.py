@@ -22,10 +22,15 @@ _ROOMS = {
     "draw_edges": "edges",
     "load": "model",
 }
+_APPLICATIONS = {"widget": ("autolink_apps.page.widget", "Widget")}
+"""What applications add, by module and name."""
 
 
 def __getattr__(name: str) -> object:
     """Public names, on first use: a command that needs no torch does not wait for it."""
+    if name in _APPLICATIONS:
+        module, found = _APPLICATIONS[name]
+        return getattr(importlib.import_module(module), found)
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

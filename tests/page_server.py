@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import uvicorn
+from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from autolink import AutoLink
 from autolink.data import open_data
+from autolink.video import write_video
 from autolink.visualize import image_grid, save_png
 from autolink_apps.page import app
 from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Desk
+from autolink_apps.page.jobs import COMMAND, Jobs
 from autolink_apps.page.runs import Runs
 from autolink_apps.page.serve import _listen
 from autolink_apps.page.uploads import Uploads
@@ -28,9 +35,10 @@ class Served:
     Args:
         port: 0 for a free one.
         runs: A folder of runs.
+        command: Makes videos.
     """
 
-    def __init__(self, port: int = 0, runs: Path | None = None) -> None:
+    def __init__(self, port: int = 0, runs: Path | None = None, command: Sequence[str] = COMMAND) -> None:
         listening = _listen("127.0.0.1", port)
         self.port = listening.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
@@ -39,8 +47,9 @@ class Served:
         self.uploads = Uploads()
         catalogue = Catalogue((), None if runs is None else Runs(runs))
         self.desk = Desk(self.uploads.find, catalogue.source, "cpu")
+        self.jobs = Jobs(self.uploads.folder / "jobs", self.uploads.file, catalogue.source, "cpu", command)
         config = uvicorn.Config(
-            app.make_app(access, self.desk, self.uploads, catalogue),
+            app.make_app(access, self.desk, self.uploads, catalogue, self.jobs),
             log_level="warning",
             ws="websockets-sansio",
             ws_max_size=1 << 20,
@@ -76,6 +85,22 @@ class Served:
     def live(self, **headers: str) -> ClientConnection:
         said = {"Cookie": f"autolink-{self.port}=secret", **headers}
         return connect(f"ws://{self.host}/live", origin=f"http://{self.host}", additional_headers=said, max_size=None)
+
+
+def portrait(side: int = 256) -> Image.Image:
+    """The head that the page shows first."""
+    photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg").convert("RGB")
+    return photo.crop((64, 40, 448, 424)).resize((side, side))
+
+
+def small_clip(folder: Path, frames: int = 6, side: int = 128) -> Path:
+    """A clip of that head, which sways."""
+    moved = (
+        portrait(side).rotate(8 * math.sin(index), Image.Resampling.BICUBIC, fillcolor=(120, 120, 120))
+        for index in range(frames)
+    )
+    write_video(folder / "clip.mp4", map(np.asarray, moved), 10)
+    return folder / "clip.mp4"
 
 
 def make_runs(folder: Path, model: AutoLink | None) -> Path:

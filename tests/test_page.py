@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,14 +20,15 @@ from autolink import AutoLink, UserError
 
 pytest.importorskip("starlette", reason="needs autolink-graph[serve]")
 import websockets
-from page_server import Served, make_runs
+from page_server import Served, make_runs, portrait
 from websockets.sync.client import ClientConnection, connect
 
 from autolink_apps.page import app, uploads
+from autolink_apps.page.camera import IN_A_ROW
 from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Client, Desk
 from autolink_apps.page.follow import FEWEST, NAMES, following
-from autolink_apps.page.messages import Look, Open, Part, Pose, frame, parse, unframe
+from autolink_apps.page.messages import Frame, Look, Open, Part, Pose, frame, parse, unframe
 from autolink_apps.page.performers import first_picture, load
 from autolink_apps.page.runs import POINTS, Runs, curves
 from autolink_apps.page.serve import Options, _listen, serve
@@ -99,6 +101,8 @@ def test_messages_are_read_as_they_were_meant():
         pose(look={"seeds": [1.5], "truncation": 1}),
         pose(look={"seeds": [1], "truncation": 9}),
         pose(look=7),
+        '{"type": "neutral", "pose": 1}',
+        '{"type": "watch", "whom": "others"}',
     ],
 )
 def test_a_message_that_means_nothing_is_refused(text):
@@ -165,8 +169,11 @@ def test_nothing_but_the_page_is_an_asset(served, path):
     assert served.ask("GET", path)[0] == 404
 
 
+WIDGET = "widget.js", "widget.css"
+
+
 def test_the_page_is_light():
-    parts = [content for name, (_, content) in app._assets().items() if name != "locked.html"]
+    parts = [content for name, (_, content) in app._assets().items() if name not in ("locked.html", *WIDGET)]
     assert len(parts) <= 12 and sum(map(len, parts)) <= 100_000
 
 
@@ -204,6 +211,12 @@ def test_pictures_and_clips_are_told_by_their_content(served, tmp_path):
     shades = [np.asarray(served.uploads.find(told["id"], moment)).mean() for moment in (0, 0.5, 1)]
     assert shades == sorted(shades) and shades[2] - shades[0] > 200
     assert served.uploads.files[told["id"]].path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_is_there_already_is_not_kept_twice(served):
+    first, second = (served.upload(image_file(70), name)[1] for name in ("a.png", "b.png"))
+    assert first["id"] == second["id"] and (first["name"], second["name"]) == ("a.png", "b.png")
+    assert served.upload(image_file(71), "a.png")[1]["id"] != first["id"]
 
 
 @pytest.mark.parametrize(
@@ -350,6 +363,76 @@ def test_mistakes_over_the_live_connection_are_answered(served):
             hear(socket)
 
 
+# The camera
+
+
+def seen_by_a_camera(shift: int = 0, n: int = 1) -> bytes:
+    """The head as a camera of 320 × 240 pixels would have it."""
+    frame = Image.new("RGB", (320, 240), (120, 120, 120))
+    frame.paste(portrait(200), (60 + shift, 20))
+    frame.save(buffer := io.BytesIO(), "JPEG", quality=90)
+    return struct.pack("<I", n) + buffer.getvalue()
+
+
+def test_a_picture_acts_out_what_the_camera_sees_from_its_neutral_pose_on(served):
+    with served.live() as socket, served.live() as other:
+        other.send('{"type": "watch"}')
+        socket.send('{"type": "open", "model": "faces-transfer"}')
+        hear(socket, "opened")
+        neutral, pictures = [], []
+        for n in range(IN_A_ROW + 1):
+            socket.send(seen_by_a_camera(0, n))
+            header, parts = hear(socket, "acted")
+            assert header["n"] == n and header["sure"] and len(header["seen"]) == 10
+            neutral.append(header["neutral"])
+            pictures.append(np.asarray(Image.open(io.BytesIO(parts["result"]))).astype(float))
+        assert neutral == [False] * (IN_A_ROW - 1) + [True] * 2
+        assert np.abs(pictures[-1] - pictures[0]).mean() < 2  # nothing has moved
+        seen = np.array(header["seen"])
+        assert (np.abs(seen) < 1).all()
+        for n in range(4):
+            socket.send(seen_by_a_camera(24, 50 + n))
+            header, parts = hear(socket, "acted")
+        moved = np.asarray(Image.open(io.BytesIO(parts["result"]))).astype(float)
+        assert np.abs(moved - pictures[0]).mean() > 4
+        assert (np.array(header["seen"]) - seen)[:, 0].mean() == pytest.approx(24 / 160, abs=0.03)
+        socket.send('{"type": "neutral"}')
+        socket.send(seen_by_a_camera(24, 60))
+        _, parts = hear(socket, "acted")
+        back = np.asarray(Image.open(io.BytesIO(parts["result"]))).astype(float)
+        assert np.abs(back - pictures[0]).mean() < 2
+        header, parts = hear(other, "acted")  # whoever watches sees the same
+        assert header["n"] == 0 and np.asarray(Image.open(io.BytesIO(parts["result"]))).shape == (256, 256, 3)
+
+
+def test_frames_that_cannot_be_acted_out_are_answered(served):
+    with served.live() as socket:
+        socket.send(seen_by_a_camera())
+        assert "no picture is open" in hear(socket)[0]["message"]
+        socket.send('{"type": "open", "model": "faces"}')
+        hear(socket, "opened")
+        socket.send(seen_by_a_camera())
+        assert "makes no pictures move" in hear(socket)[0]["message"]
+        socket.send('{"type": "open", "model": "faces-transfer"}')
+        hear(socket, "opened")
+        large = io.BytesIO()
+        Image.new("L", (2000, 1500)).save(large, "JPEG")
+        broken = seen_by_a_camera()[:300]
+        for data, told in (
+            (b"x", "no picture of a camera"),
+            (b"\0\0\0\0" + image_file(), "no picture of a camera"),
+            (broken, "cannot be read"),
+            (b"\0\0\0\0" + large.getvalue(), "send smaller ones"),
+        ):
+            socket.send(data)
+            header, _ = hear(socket)
+            assert header["type"] == "error" and told in header["message"]
+        noise = struct.pack("<I", 5) + image_file(320, 240, "JPEG")
+        socket.send(noise)
+        header, _ = hear(socket, "acted")
+        assert (header["sure"], header["neutral"]) == (False, False)
+
+
 # Runs
 
 
@@ -473,6 +556,9 @@ def test_of_many_poses_the_newest_is_painted_and_clients_take_turns():
     assert desk._next() == (second, Open("faces"))
     assert desk._next() == (first, numbered(5))
     assert desk._next() is None  # the pose of the second was of the picture before
+    for n in range(3):
+        desk.want(first, Frame(n, b""))
+    assert desk._next() == (first, Frame(2, b"")) and desk._next() is None
     desk.want(second, numbered(6))
     desk.leave(second)
     assert desk._next() is None

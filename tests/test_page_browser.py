@@ -26,7 +26,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 if CHROMIUM is None:
     pytest.skip("needs a browser: install chromium", allow_module_level=True)
 
-from page_server import Served, make_runs  # noqa: E402
+from page_server import Served, make_runs, portrait, small_clip  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
 
 PATIENCE = 60_000
@@ -60,12 +60,24 @@ def served() -> Iterator[Command]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    camera = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    camera.write_bytes(b"".join(map(filmed, range(60))))
     with playwright.sync_playwright() as library:
         flags = ["--no-sandbox", "--disable-dev-shm-usage"]  # containers run as root, with little shared memory
+        flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        flags += [f"--use-file-for-fake-video-capture={camera}"]
         launched = library.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield launched
         launched.close()
+
+
+def filmed(index: int) -> bytes:
+    """A frame of a camera, as JPEG: a head that goes to and fro."""
+    frame = Image.new("RGB", (320, 240), (120, 120, 120))
+    frame.paste(portrait(200), (60 + round(30 * np.sin(index * 2 * np.pi / 60)), 20))
+    frame.save(buffer := io.BytesIO(), "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 class Seen:
@@ -426,3 +438,140 @@ def test_runs_are_watched_and_their_model_is_used(context, tmp_path, tiny):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert seen.wrong == []
     running.stop()
+
+
+@pytest.fixture
+def video(seen: Seen) -> Page:
+    seen.page.get_by_role("link", name="Video").click()
+    return seen.page
+
+
+def playing(page: Page, role: str) -> float:
+    """The time in seconds at which a clip is."""
+    return page.locator(f"[data-role={role}] video").evaluate("(video) => video.currentTime")
+
+
+def test_a_video_is_made_of_a_source_and_a_driver_and_plays_beside_them(seen, video, tmp_path):
+    portrait().save(tmp_path / "person.png")
+    video.locator("[data-role=source] input").set_input_files(tmp_path / "person.png")
+    video.locator("[data-role=driver] input").set_input_files(small_clip(tmp_path, 12))
+    expect(video.locator("#first output").first).to_contain_text("about")
+    expect(video.locator("#first input").nth(1)).to_be_disabled()  # a picture is too little to learn from
+    video.get_by_role("button", name="Make the video").click()
+    expect(video.locator("#made progress")).to_be_visible()
+    expect(video.locator("#made [role=status]")).to_contain_text("left")
+    video.reload()  # the job is the server's
+    expect(video.locator("#jobs li")).to_contain_text("person.png as clip.mp4")
+    expect(video.locator("[data-role=driver] figcaption")).to_contain_text("clip.mp4, 1.2 s")
+    result = video.locator("#made video")
+    expect(result).to_be_visible(timeout=5 * PATIENCE)
+    expect(video.locator("#jobs li")).to_contain_text("Done")
+    assert result.evaluate("(video) => video.play().then(() => [video.duration, video.videoWidth])") == [1.2, 256]
+    video.wait_for_timeout(400)
+    result.evaluate("(video) => { video.pause(); video.currentTime = 0.7; }")
+    video.wait_for_timeout(500)
+    assert playing(video, "driver") == pytest.approx(playing(video, "result"), abs=0.15)
+    with video.expect_download() as download:
+        video.locator("#download").click()
+    assert download.value.suggested_filename == "person-as-clip.mp4"
+    video.get_by_role("button", name="Remove", exact=True).click()
+    expect(video.locator("#jobs li")).to_have_count(0)
+    video.set_viewport_size({"width": 390, "height": 844})
+    assert video.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_video_is_stopped_and_goes_on_and_what_cannot_be_made_is_explained(context, tmp_path):
+    running = Served(command=(sys.executable, "-c", STOPPABLE))
+    seen = Seen(context, running.address)
+    page = seen.page
+    page.get_by_role("link", name="Video").click()
+    clip = small_clip(tmp_path, 24)
+    for role in ("source", "driver"):
+        page.locator(f"[data-role={role}] input").set_input_files(clip)
+        expect(page.locator(f"[data-role={role}] video")).to_be_visible()
+    expect(page.locator("#first input").nth(3)).to_be_disabled()  # one clip twice
+    page.get_by_text("Adapt the model to the source").click()
+    page.get_by_role("button", name="Make the video").click()
+    expect(page.locator("#made small")).to_contain_text("Adapting to clip.mp4, 40 of 150 steps")
+    page.get_by_role("button", name="Make the video").click()
+    expect(page.locator("#jobs li").first).to_contain_text("Waiting, 1 before it")
+    page.locator("#jobs li").nth(1).get_by_role("button", name="Stop", exact=True).click()
+    expect(page.locator("#jobs li").nth(1)).to_contain_text("Stopped")
+    page.locator("#jobs li").nth(0).get_by_role("button", name="Stop", exact=True).click()
+    page.locator("#jobs li").nth(1).get_by_role("button", name="Go on", exact=True).click()
+    expect(page.locator("#jobs li").first).to_contain_text("This did not work")
+    page.locator("#jobs li").first.get_by_role("button", name="clip.mp4 as clip.mp4").click()
+    expect(page.locator("#made .wrong")).to_have_text("clip.mp4: no head in it; give another video.")
+    (tmp_path / "text.png").write_text("this is a text")
+    page.locator("[data-role=driver] input").set_input_files(tmp_path / "text.png")
+    expect(page.locator(".message.wrong")).to_contain_text("text.png is neither a picture nor a video")
+    portrait().save(tmp_path / "person.png")
+    page.locator("[data-role=driver] input").set_input_files(tmp_path / "person.png")
+    page.get_by_text("Nothing").click()
+    page.get_by_role("button", name="Make the video").click()
+    expect(page.locator(".message.wrong")).to_contain_text("nothing moves in it")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    assert not (found := axe.run(page)).response["violations"], found.generate_report()
+    assert [text for text in seen.wrong if "415" not in text and "400" not in text] == []
+    running.stop()
+
+
+STOPPABLE = """
+import json, sys, time
+for stage, of in (("looking at uploaded-driver", 24), ("adapting to uploaded-source", 150)):
+    for done in (0, 40):
+        said = dict(event="progress", stage=stage, done=done, of=of, unit="step", seconds=done / 10, left=of - done)
+        print(json.dumps(said), file=sys.stderr, flush=True)
+if "--resume" in sys.argv:
+    print("error: uploaded-source: no head in it; give another video", file=sys.stderr)
+    sys.exit(2)
+time.sleep(600)
+"""
+
+
+def acted(page: Page, canvas: str = "#acted") -> int:
+    return int(page.locator(canvas).get_attribute("data-n") or 0)
+
+
+def test_the_camera_moves_a_picture_and_a_clean_page_shows_it(seen, context, served):
+    page = seen.page
+    page.get_by_role("link", name="Camera").click()
+    clean = context.new_page()
+    clean.goto(served.address.replace("/?", "/out?"))
+    page.get_by_role("button", name="Start the camera").click()
+    page.locator("#acted[data-neutral=true]").wait_for()
+    expect(page.locator("#camera-state")).to_contain_text("Acting")
+    first, begun = acted(page), time.monotonic()
+    pictures = []
+    for _ in range(4):
+        page.wait_for_timeout(500)
+        pictures.append(seen.picture("#acted"))
+    rate = (acted(page) - first) / (time.monotonic() - begun)
+    assert rate >= 7.5 / busy()
+    assert max(np.abs(picture - pictures[0]).mean() for picture in pictures) > 2
+    assert seen.picture("#seen").std() > 20
+    clean.locator("#out[data-n]").wait_for()
+    assert acted(clean, "#out") > 0 and clean.evaluate("document.body.innerText.trim()") == ""
+    assert "token" not in clean.url
+    page.get_by_role("button", name="Take this as neutral").click()
+    portrait().transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(buffer := io.BytesIO(), "PNG")
+    other = {"name": "other.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+    page.locator("#camera-open").set_input_files(other)
+    page.locator("#acted[data-opened='2'][data-neutral=true]").wait_for()  # another picture, another neutral pose
+    page.get_by_role("button", name="Stop the camera").click()
+    expect(page.locator("#camera-state")).to_have_text("The camera is off.")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    assert not (found := axe.run(page)).response["violations"], found.generate_report()
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_camera_that_is_refused_is_explained(context, served):
+    context.add_init_script(
+        "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError'))"
+    )
+    seen = Seen(context, served.address)
+    seen.page.get_by_role("link", name="Camera").click()
+    seen.page.get_by_role("button", name="Start the camera").click()
+    expect(seen.page.locator(".message.wrong")).to_contain_text("Allow it beside the address")
+    assert seen.wrong == []

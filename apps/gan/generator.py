@@ -264,7 +264,7 @@ class ConditionalGAN(PretrainedModel):
     @torch.no_grad()
     def embed(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Embeddings w (B, 256) of noise (B, 256), pulled towards their mean by the truncation (see `sample`)."""
-        return self.w_average.lerp(self.generator.mapping(z), truncation)
+        return self.w_average.lerp(self.generator.mapping(z).to(self.w_average), truncation)
 
     @torch.no_grad()
     def paint(self, keypoints: Tensor, w: Tensor) -> Tensor:

@@ -19,11 +19,14 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from autolink.geometry import to_pixels
-from autolink_apps.page.messages import Export, Look, Open, Part, Pose, frame
+from autolink_apps.page.camera import Acted
+from autolink_apps.page.messages import Export, Frame, Look, Open, Part, Pose, frame
 from autolink_apps.page.performers import Performer, Scene
 
 QUALITY = {128: 88, 256: 88, 512: 93}
 """Of JPEG, by the size asked for: the largest is asked for at rest."""
+ACTED = 256
+"""Side of a picture that moves as the camera sees it."""
 THUMBNAIL = 112
 """Side of a thumbnail in pixels."""
 DRAWN = 512
@@ -74,6 +77,20 @@ def painted(performer: Performer, scene: Scene, wanted: Pose) -> bytes:
         Part("edges", "image/jpeg", jpeg(_edge_map(performer, points), quality)),
     ]
     return frame({"type": "painted", "n": wanted.n, "count": len(images), "size": wanted.size}, parts)
+
+
+def acted(performer: Performer, scene: Scene, wanted: Frame, acted: Acted) -> bytes:
+    """A frame of the camera: what the picture makes of it, and where the keypoints were seen."""
+    (image,) = _painted(performer, scene, acted.pose[None], Look(), ACTED)
+    header = {
+        "type": "acted",
+        "n": wanted.n,
+        "seen": _rounded(acted.seen, 3),
+        "sure": acted.sure,
+        "neutral": acted.neutral,
+        "confidence": round(acted.confidence, 2),
+    }
+    return frame(header, [Part("result", "image/jpeg", jpeg(image, QUALITY[ACTED]))])
 
 
 def exported(performer: Performer, scene: Scene, wanted: Export) -> bytes:

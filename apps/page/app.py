@@ -19,7 +19,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -28,12 +28,19 @@ from autolink.errors import UserError
 from autolink_apps.page import messages
 from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Client, Desk
+from autolink_apps.page.jobs import Jobs
 from autolink_apps.page.uploads import LARGEST, TooLarge, Uploads
 
 LONGEST_MESSAGE = 1 << 20
 """Bytes of a message over the live connection."""
-LAX = {"/", "/assets/icon.svg", "/assets/app.css"}
+LAX = {"/", "/out", "/assets/icon.svg", "/assets/app.css"}
 """What answers without the secret: with nothing but how to get in."""
+PAGES = {"/": "index.html", "/out": "out.html"}
+"""What may be opened with the secret in the address."""
+LONGEST_ORDER = 10_000
+"""Bytes."""
+BACKLOG = 2
+"""Pictures that wait to be sent to one who watches; later ones are left out until there is room."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,12 @@ class Access:
 
 
 def make_app(
-    access: Access, desk: Desk, uploads: Uploads, catalogue: Catalogue, ready: Callable[[], None] | None = None
+    access: Access,
+    desk: Desk,
+    uploads: Uploads,
+    catalogue: Catalogue,
+    jobs: Jobs,
+    ready: Callable[[], None] | None = None,
 ) -> Starlette:
     """The application.
 
@@ -61,6 +73,7 @@ def make_app(
         desk: Paints; is started and stopped with the application.
         uploads: Keeps files; is emptied when the application stops.
         catalogue: Which models are shown.
+        jobs: Makes videos; is started and stopped with the application.
         ready: Called when the desk is started.
     """
     assets = _assets()
@@ -68,16 +81,18 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         desk.start()
+        jobs.start()
         if ready:
             ready()
         yield
+        await run_in_threadpool(jobs.stop)
         await run_in_threadpool(desk.stop)
         uploads.close()
 
     async def page(request: Request) -> Response:
         if not _knows(request, access):
             return Response(assets["locked.html"][1], 403, media_type="text/html")
-        response = Response(assets["index.html"][1], media_type="text/html")
+        response = Response(assets[PAGES[request.url.path]][1], media_type="text/html")
         response.set_cookie(access.cookie, access.token, httponly=True, samesite="strict", path="/")
         return response
 
@@ -120,6 +135,60 @@ def make_app(
             return _refused(415, str(error))
         return JSONResponse(upload.described())
 
+    async def list_jobs(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(jobs.listed))
+
+    async def add_job(request: Request) -> Response:
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > LONGEST_ORDER:
+            return _refused(413, "this is no order")
+        try:
+            order = messages.parse_order(await request.body())
+            if "seconds" in request.query_params:
+                return JSONResponse({"seconds": await run_in_threadpool(jobs.seconds, order)})
+            return JSONResponse(await run_in_threadpool(jobs.add, order))
+        except UserError as error:
+            return _refused(400, str(error))
+
+    async def change_job(request: Request) -> Response:
+        id, what = request.path_params["id"], request.path_params.get("what", "remove")
+        change = {"stop": jobs.cancel, "resume": jobs.resume, "remove": jobs.remove}.get(what)
+        if change is None:
+            return _refused(404, "there is no such thing to do")
+        try:
+            await run_in_threadpool(change, id)
+        except UserError as error:
+            return _refused(404, str(error))
+        return JSONResponse({})
+
+    async def result(request: Request) -> Response:
+        try:
+            job = jobs.job(request.path_params["id"])
+        except UserError as error:
+            return _refused(404, str(error))
+        if job.state != "done" or not job.result.is_file():
+            return _refused(404, "this video is not done")
+        name = f"{Path(job.source.name).stem}-as-{Path(job.driver.name).stem}.mp4"
+        how = "attachment" if "download" in request.query_params else "inline"
+        return FileResponse(job.result, media_type="video/mp4", filename=name, content_disposition_type=how)
+
+    async def content(request: Request) -> Response:
+        try:
+            upload = uploads.file(request.path_params["id"])
+            if not upload.type:
+                raise UserError("this file is of a kind that browsers do not show")
+            return FileResponse(upload.path, media_type=upload.type)
+        except UserError as error:
+            return _refused(404, str(error))
+
+    async def still(request: Request) -> Response:
+        try:
+            moment = min(max(float(request.query_params.get("moment", "0")), 0.0), 1.0)
+            data = await run_in_threadpool(uploads.still, request.path_params["id"], moment)
+            return Response(data, media_type="image/jpeg")
+        except (UserError, ValueError) as error:
+            return _refused(404, str(error))
+
     async def live(socket: WebSocket) -> None:
         await socket.accept()
         loop, answers = asyncio.get_running_loop(), asyncio.Queue[bytes]()
@@ -127,7 +196,14 @@ def make_app(
         def answer(given: bytes) -> None:
             loop.call_soon_threadsafe(answers.put_nowait, given)
 
-        client = Client(answer)
+        def put_if_room(given: bytes) -> None:
+            if answers.qsize() < BACKLOG:
+                answers.put_nowait(given)
+
+        def show(given: bytes) -> None:
+            loop.call_soon_threadsafe(put_if_room, given)
+
+        client = Client(answer, show)
 
         async def send() -> None:
             while True:
@@ -138,12 +214,13 @@ def make_app(
         try:
             while True:
                 try:
-                    desk.want(client, messages.parse(await socket.receive_text()))
+                    said = await socket.receive()
+                    if said["type"] == "websocket.disconnect":
+                        break
+                    text, data = said.get("text"), said.get("bytes")
+                    desk.want(client, messages.parse(text) if data is None else messages.parse_frame(data))
                 except UserError as error:
                     answers.put_nowait(messages.frame({"type": "error", "about": "message", "message": str(error)}))
-                except KeyError:  # bytes where text was expected
-                    await socket.close(1003)
-                    break
         except WebSocketDisconnect:
             pass
         finally:
@@ -151,12 +228,19 @@ def make_app(
             sending.cancel()
 
     routes = [
-        Route("/", page),
+        *(Route(path, page) for path in PAGES),
         Route("/assets/{name}", asset),
         Route("/api/models", list_models),
         Route("/api/runs", list_runs),
         Route("/api/run", run),
         Route("/api/files", receive, methods=["POST"]),
+        Route("/api/files/{id}", content),
+        Route("/api/files/{id}/still.jpg", still),
+        Route("/api/jobs", list_jobs),
+        Route("/api/jobs", add_job, methods=["POST"]),
+        Route("/api/jobs/{id}", change_job, methods=["DELETE"]),
+        Route("/api/jobs/{id}/result.mp4", result),
+        Route("/api/jobs/{id}/{what}", change_job, methods=["POST"]),
         WebSocketRoute("/live", live),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
@@ -204,7 +288,7 @@ class Guard:
 def _knows(connection: HTTPConnection, access: Access) -> bool:
     """Whether a connection knows the secret."""
     said = connection.cookies.get(access.cookie) or ""
-    if connection.scope["path"] == "/":
+    if connection.scope["path"] in PAGES:
         said = connection.query_params.get("token", said)
     return hmac.compare_digest(said.encode(), access.token.encode())
 

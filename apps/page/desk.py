@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autolink.errors import UserError
-from autolink_apps.page.messages import Export, Message, Open, Pose, frame
+from autolink_apps.page.messages import Export, Frame, Message, Neutral, Open, Pose, Watch, frame
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from autolink_apps.page.camera import Actor
     from autolink_apps.page.performers import Performer, Scene
 
 LOADED = 3
@@ -30,24 +32,31 @@ class Client:
 
     Args:
         send: Takes an answer; called from the desk's thread.
+        show: Takes a picture that it need not get; called from the desk's thread.
     """
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        self.send = send
+    def __init__(self, send: Callable[[bytes], None], show: Callable[[bytes], None] | None = None) -> None:
+        self.send, self.show = send, show or send
         self.opening: Open | None = None
         self.exports: deque[Export] = deque(maxlen=8)
         self.pose: Pose | None = None
+        self.frame: Frame | None = None
+        self.neutral = self.watches = False
+        self.actor: Actor | None = None
         self.performer: Performer | None = None
         self.scene: Scene | None = None
 
     def take(self) -> Message | None:
         """What to do next for it: a picture that is opened makes what was wanted of the one before pointless."""
         if self.opening:
-            opening, self.opening, self.pose = self.opening, None, None
+            opening, self.opening, self.pose, self.frame = self.opening, None, None, None
             self.exports.clear()
             return opening
         if self.exports:
             return self.exports.popleft()
+        if self.frame:
+            seen, self.frame = self.frame, None
+            return seen
         wanted, self.pose = self.pose, None
         return wanted
 
@@ -93,20 +102,26 @@ class Desk:
             self.clients.remove(client)
 
     def want(self, client: Client, message: Message) -> None:
-        """Note what a client asks for; a pose takes the place of the one that waits."""
+        """Note what a client asks for; a pose or a frame takes the place of the one that waits."""
         with self.woken:
             if isinstance(message, Open):
                 client.opening = message
             elif isinstance(message, Export):
                 client.exports.append(message)
+            elif isinstance(message, Frame):
+                client.frame = message
+            elif isinstance(message, Neutral):
+                client.neutral = True
+            elif isinstance(message, Watch):
+                client.watches = True
             else:
                 client.pose = message
             self.woken.notify()
 
     def _run(self) -> None:
-        from autolink_apps.page import answers, performers  # torch is loaded while the page is already there
+        from autolink_apps.page import answers, camera, performers  # torch is loaded while the page is already there
 
-        self.answers, self.load = answers, performers.load
+        self.answers, self.load, self.camera = answers, performers.load, camera
         while True:
             with self.woken:
                 while (job := self._next()) is None and not self.stopped:
@@ -138,6 +153,9 @@ class Desk:
             return
         if client.scene is None or client.performer is None:
             raise UserError("no picture is open; open one")
+        if isinstance(message, Frame):
+            self._act(client, message)
+            return
         count = len(client.scene.points)
         if len(message.xy) != count:
             raise UserError(f"{len(message.xy)} points arrived, but {client.performer.name} has {count}")
@@ -146,8 +164,26 @@ class Desk:
         else:
             client.send(self.answers.painted(client.performer, client.scene, message))
 
+    def _act(self, client: Client, message: Frame) -> None:
+        """Paint what a frame of the camera makes of the picture, for the client and for all who watch."""
+        performer, scene = client.performer, client.scene
+        if performer.kind != "portrait":
+            raise UserError(f"{performer.name} makes no pictures move; take a model that does")
+        client.actor = client.actor or self.camera.Actor(performer.detector, scene)
+        if client.neutral:
+            client.neutral = False
+            client.actor.take_as_neutral()
+        acted = client.actor(self.camera.read_frame(message.jpeg), time.monotonic())
+        answer = self.answers.acted(performer, scene, message, acted)
+        client.send(answer)
+        with self.woken:
+            watching = [other for other in self.clients if other.watches]
+        for other in watching:
+            other.show(answer)
+
     def _open(self, client: Client, message: Open) -> None:
-        client.scene = None
+        client.scene = client.actor = None
+        client.neutral = False
         client.send(frame({"type": "loading", "model": message.model}))
         client.performer = self._model(message.model)
         picture = None if message.file is None else self.find(message.file, message.moment)

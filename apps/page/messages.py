@@ -1,7 +1,8 @@
 """What the page and the server say to each other over the live connection, and how far each may go.
 
-The page sends JSON. The server answers with a frame of bytes: the length of a JSON header (u32, little endian), the
-header, then the pictures or files that its `parts` list, one after the other.
+The page sends JSON, and frames of the camera as bytes: a number (u32, little endian), then a JPEG. The server answers
+with a frame of bytes: the length of a JSON header (u32), the header, then the pictures or files that its `parts` list,
+one after the other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ REACH = 1.5
 MOST_POINTS = 1024
 SEEDS = 6
 """Faces that a generator shows."""
+MOST_STEPS = 5000
+MOST_MINUTES = 240
 SIZES = (128, 256, 512)
 """Sides in pixels at which a result may be asked for."""
 
@@ -66,7 +69,43 @@ class Export:
     look: Look
 
 
-Message = Open | Pose | Export
+@dataclass(frozen=True)
+class Frame:
+    """A picture of the camera, to be acted out by what is open."""
+
+    n: int
+    """A number that comes back with the picture."""
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Take the pose in which the camera sees one now as that of the picture."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Be shown what is painted for the camera, whoever's it is."""
+
+
+Message = Open | Pose | Export | Frame | Neutral | Watch
+
+
+@dataclass(frozen=True)
+class Order:
+    """Make a video of a source that moves as a driver does."""
+
+    source: str
+    """The id of an upload."""
+    driver: str
+    """The id of an upload."""
+    model: str
+    adapt: int = 0
+    """Steps by which the model is adapted to the source before."""
+    learn: int = 0
+    """Minutes in which a model is learned from both before, instead of one that is given."""
+    whole: bool = False
+    """Whether the result is put back into the source's whole frame."""
 
 
 class Part(NamedTuple):
@@ -94,11 +133,47 @@ def parse(text: str) -> Message:
             if said["kind"] not in get_args(Kind):
                 raise ValueError(f"no export of this kind: {said['kind']!r:.40}")
             return Export(said["kind"], _points(said["xy"]), _look(said["look"]))
+        if kind in ("neutral", "watch"):
+            return {"neutral": Neutral, "watch": Watch}[kind](**said)
         raise ValueError(f"no message of this kind: {kind!r:.40}")
     except KeyError as error:
         raise UserError(f"a message without {error} arrived") from error
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"a message arrived that cannot be used: {error}") from error
+
+
+def parse_frame(data: bytes) -> Frame:
+    """A picture of the camera: its number (u32, little endian), then a JPEG.
+
+    Raises:
+        UserError: If it is none.
+    """
+    if len(data) < 8 or data[4:6] != b"\xff\xd8":
+        raise UserError("bytes arrived that are no picture of a camera")
+    return Frame(struct.unpack_from("<I", data)[0], data[4:])
+
+
+def parse_order(text: bytes) -> Order:
+    """What the page asks to be made, checked.
+
+    Raises:
+        UserError: If it is no order, or a number is out of its range.
+    """
+    try:
+        said = json.loads(text)
+        order = Order(**said)
+        for value in (order.source, order.driver, order.model):
+            if not isinstance(value, str):
+                raise ValueError("expected names of two files and a model")
+        _whole(order.adapt, 0, MOST_STEPS)
+        _whole(order.learn, 0, MOST_MINUTES)
+        if order.adapt and order.learn:
+            raise ValueError("a model that is learned is not adapted as well")
+        if not isinstance(order.whole, bool):
+            raise ValueError("expected true or false")
+        return order
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"an order arrived that cannot be used: {error}") from error
 
 
 def frame(header: dict[str, Any], parts: Sequence[Part] = ()) -> bytes:

@@ -61,6 +61,7 @@ def serve(options: Options) -> None:
         from autolink_apps.page.app import LONGEST_MESSAGE, Access, make_app
         from autolink_apps.page.catalogue import Catalogue
         from autolink_apps.page.desk import Desk
+        from autolink_apps.page.jobs import Jobs
         from autolink_apps.page.runs import Runs
         from autolink_apps.page.uploads import Uploads
     except ModuleNotFoundError as error:
@@ -90,7 +91,8 @@ def serve(options: Options) -> None:
     uploads = Uploads()
     catalogue = Catalogue(options.model, Runs(folder) if folder.is_dir() else None)
     desk = Desk(uploads.find, catalogue.source, options.device)
-    app = make_app(Access(token, hosts, port), desk, uploads, catalogue, ready)
+    jobs = Jobs(uploads.folder / "jobs", uploads.file, catalogue.source, options.device)
+    app = make_app(Access(token, hosts, port), desk, uploads, catalogue, jobs, ready)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -5,11 +5,13 @@ What a file is, its content says, not its name (`autolink.files`); it is read as
 
 from __future__ import annotations
 
+import filecmp
+import io
 import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +27,8 @@ LARGEST = 200_000_000
 MEGAPIXELS = 40
 LONGEST = 600
 """Seconds of a clip."""
+SHOWN = 1024
+"""Pixels of the longer side of what is shown of a file."""
 KEPT = 32
 """Files that are kept; the oldest go."""
 
@@ -50,6 +54,10 @@ class Upload:
     height: int
     seconds: float
     """0 for a picture."""
+    frames: int
+    """About; 1 of a picture."""
+    type: str
+    """Of its content, as browsers call it, if they can play it."""
 
     def described(self) -> dict[str, str | int | float]:
         """What the page is told of it."""
@@ -60,6 +68,8 @@ class Upload:
             "width": self.width,
             "height": self.height,
             "seconds": self.seconds,
+            "frames": self.frames,
+            "type": self.type,
         }
 
 
@@ -94,7 +104,7 @@ class Uploads:
         return path
 
     def add(self, path: Path, name: str) -> Upload:
-        """Take a file that was received.
+        """Take a file that was received; one that is here already keeps its id.
 
         Raises:
             UserError: If it is neither a picture nor a clip, or too large a one; the file is removed.
@@ -104,10 +114,37 @@ class Uploads:
         except UserError:
             path.unlink(missing_ok=True)
             raise
+        for known in self.files.values():
+            if known.path.stat().st_size == path.stat().st_size and filecmp.cmp(known.path, path, shallow=False):
+                path.unlink()
+                upload = replace(upload, id=known.id, path=known.path)
+                del self.files[known.id]  # it is the newest now
+                break
         self.files[upload.id] = upload
         while len(self.files) > KEPT:
             self.files.pop(next(iter(self.files))).path.unlink(missing_ok=True)
         return upload
+
+    def file(self, id: str) -> Upload:
+        """A file by its id.
+
+        Raises:
+            UserError: If there is no such file.
+        """
+        if id not in self.files:
+            raise UserError("this file is no longer here; open it again")
+        return self.files[id]
+
+    def still(self, id: str, moment: float) -> bytes:
+        """A picture, or a moment of a clip, as a JPEG of `SHOWN` pixels at most.
+
+        Raises:
+            UserError: If there is no such file.
+        """
+        picture = self.find(id, moment)
+        picture.thumbnail((SHOWN, SHOWN))
+        picture.save(buffer := io.BytesIO(), "JPEG", quality=90)
+        return buffer.getvalue()
 
     def find(self, id: str, moment: float) -> Image.Image:
         """A picture, or the moment of a clip from 0 to 1, as RGB and upright.
@@ -115,9 +152,7 @@ class Uploads:
         Raises:
             UserError: If there is no such file.
         """
-        if id not in self.files:
-            raise UserError("this file is no longer here; open it again")
-        upload = self.files[id]
+        upload = self.file(id)
         with open_frames(upload.path) as frames:
             return Image.fromarray(frames.at(moment * upload.seconds).image)
 
@@ -135,7 +170,9 @@ def _identified(path: Path, name: str) -> Upload:
         with open_frames(path) as frames:
             seconds = float(frames.duration or 0) if what.moves else 0.0
             kind: Literal["clip", "picture"] = "clip" if what.moves else "picture"
-            upload = Upload(path.name, path, name, kind, frames.width, frames.height, seconds)
+            count = frames.frame_count or max(1, round(seconds * frames.frame_rate)) if what.moves else 1
+            type = "video/mp4" if what.kind == "video" else Image.MIME.get(what.name, "")
+            upload = Upload(path.name, path, name, kind, frames.width, frames.height, seconds, count, type)
     except _TooManyPixels:
         raise
     except UserError as error:

@@ -1,10 +1,11 @@
 // The page: what is open, what was undone, and what the server is asked for.
 
-import { Live } from "/assets/live.js";
+import { showCamera } from "/assets/camera.js";
+import { Live, sendFile } from "/assets/live.js";
 import { showRuns } from "/assets/runs.js";
 import { Stage } from "/assets/stage.js";
+import { showVideo } from "/assets/video.js";
 
-const LARGEST = 200e6;
 const REST = 150; // milliseconds without a move, after which the result is painted finely
 const KINDS = {
   portrait: "Pictures that move",
@@ -48,7 +49,7 @@ async function listModels() {
   const [answer, runs] = await Promise.all([fetch("/api/models"), fetch("/api/runs")]);
   const models = await answer.json();
   if (!answer.ok) return say("models", models.message, true);
-  $("views").hidden = (await runs.json()) === null;
+  $("views").querySelector("[href='#runs']").hidden = (await runs.json()) === null;
   const groups = Object.entries(KINDS).map(([kind, label]) => [label, ({ of }) => of !== "runs", kind]);
   groups.push(["Of your runs", ({ of }) => of === "runs", null]);
   $("model").replaceChildren();
@@ -59,6 +60,8 @@ async function listModels() {
     group.append(...listed.map(({ name }) => new Option(name.replace(/^run /, ""), name)));
     if (listed.length) $("model").append(group);
   }
+  const moving = models.filter(({ kind }) => kind === "portrait").map(({ name }) => name);
+  for (const { know } of Object.values(views)) know?.(moving);
   now.model ??= models[0].name;
   $("model").value = now.model;
   $("model").disabled = false;
@@ -155,12 +158,9 @@ function open(changes, keep = false) {
 
 async function upload(file) {
   if (!file) return;
-  if (file.size > LARGEST) return say("file", `${file.name} has more than 200 MB; give a smaller one.`, true);
   $("status").textContent = `Reading ${file.name}…`;
   try {
-    const answer = await fetch(`/api/files?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(told.message);
+    const told = await sendFile(file);
     clip = told.kind === "clip" ? told : null;
     $("moment-row").hidden = !clip;
     $("moment").value = 0;
@@ -169,8 +169,7 @@ async function upload(file) {
     open({ file: told.id, moment: 0 });
   } catch (error) {
     $("status").textContent = "";
-    const lost = error instanceof TypeError; // of fetch: nobody answered
-    say("file", lost ? `${file.name} could not be sent; is the server still there?` : sentence(error.message), true);
+    say("file", error.message, true);
   }
 }
 
@@ -378,17 +377,27 @@ function sentence(text) {
 
 // Which view is shown
 
-const runs = showRuns({ wrong: (text) => say("runs", text, true), use });
+const views = {
+  pose: { take: upload },
+  video: showVideo({ tell: (text) => (text ? say("video", text, true) : unsay("video")) }),
+  camera: showCamera({ tell: (text) => (text ? say("camera", text, true) : unsay("camera")) }),
+  runs: showRuns({ wrong: (text) => say("runs", text, true), use }),
+};
+
+function current() {
+  const name = location.hash.slice(1);
+  return name in views ? name : "pose";
+}
 
 function view() {
-  const wanted = location.hash === "#runs" ? "runs" : "pose";
-  for (const name of ["pose", "runs"]) $(name).hidden = name !== wanted;
+  const wanted = current();
+  for (const name in views) $(name).hidden = name !== wanted;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${wanted}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  $("status").hidden = wanted === "runs";
-  runs.shown(wanted === "runs");
+  $("status").hidden = wanted !== "pose";
+  for (const [name, { shown }] of Object.entries(views)) shown?.(name === wanted);
 }
 
 async function use(model) {
@@ -408,12 +417,13 @@ $("open").addEventListener("change", () => {
   upload($("open").files[0]);
   $("open").value = "";
 });
-$("open-label").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" || event.key === " ") {
+for (const label of document.querySelectorAll("label.button")) {
+  label.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
-    $("open").click();
-  }
-});
+    label.querySelector("input").click();
+  });
+}
 $("moment").addEventListener("input", () => {
   showTime();
   open({ moment: Number($("moment").value) });
@@ -456,7 +466,7 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("dragover", (event) => {
   event.preventDefault();
-  $("drop").hidden = false;
+  $("drop").hidden = !views[current()].take;
 });
 addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) $("drop").hidden = true;
@@ -464,6 +474,10 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   $("drop").hidden = true;
-  upload(event.dataTransfer.files[0]);
+  take(event.dataTransfer.files[0], event.target);
 });
-addEventListener("paste", (event) => upload([...event.clipboardData.files][0]));
+addEventListener("paste", (event) => take([...event.clipboardData.files][0], event.target));
+
+function take(file, where) {
+  if (file) views[current()].take?.(file, where);
+}

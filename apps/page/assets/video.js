@@ -1,0 +1,267 @@
+// Videos: who moves, whose movement, and the jobs that make them. Jobs are the server's; this page shows where they are.
+
+import { heard, sendFile } from "/assets/live.js";
+
+const SOON = 700; // milliseconds between two looks at a job that goes on
+const SELDOM = 5000;
+const APART = 0.12; // seconds by which clips that play together may differ
+const LOST = "The server is not there; is it still running?";
+const $ = (id) => document.getElementById(id);
+
+// `tell(text)` tells a person what went wrong, or that nothing is wrong any more.
+export function showVideo({ tell }) {
+  const figure = (role) => document.querySelector(`#video [data-role=${role}]`);
+  const chosen = { source: null, driver: null };
+  let jobs = [];
+  let shown = null; // the job whose clips are shown; null while a new one is put together
+  let looked = false;
+  let timer = 0;
+  let asked = 0;
+
+  async function refresh() {
+    clearTimeout(timer);
+    try {
+      jobs = await heard(fetch("/api/jobs"), "");
+      const job = jobs.find(({ id }) => id === shown);
+      if (!looked && jobs.length && !chosen.source && !chosen.driver) show(jobs[0]);
+      else if (!job) shown = null;
+      looked = true;
+      render();
+    } catch (error) {
+      if (error.message) tell(error.message); // else nobody answered, which is told already
+    }
+    const active = jobs.some(({ state }) => state === "waiting" || state === "going on");
+    timer = setTimeout(refresh, active ? SOON : SELDOM);
+  }
+
+  function show(job) {
+    shown = job.id;
+    Object.assign(chosen, { source: job.source, driver: job.driver });
+    const [radio] = document.querySelectorAll(`#first [value="${job.order.adapt} ${job.order.learn}"]`);
+    if (radio) radio.checked = true;
+    $("whole").checked = job.order.whole;
+    estimate();
+  }
+
+  function render() {
+    for (const role of ["source", "driver"]) place(figure(role), chosen[role]);
+    const job = jobs.find(({ id }) => id === shown);
+    renderResult(job);
+    $("make").disabled = !chosen.source || !chosen.driver;
+    const focused = document.activeElement?.dataset?.key;
+    $("jobs").replaceChildren(...jobs.map(row));
+    if (focused) $("jobs").querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+
+  function row(job) {
+    const item = document.createElement("li");
+    if (job.id === shown) item.setAttribute("aria-current", "true");
+    const open = button(`${job.source.name} as ${job.driver.name}`, `${job.id} open`, () => {
+      show(job);
+      render();
+    });
+    open.className = "name";
+    const state = document.createElement("small");
+    state.textContent = inWords(job);
+    open.append(state);
+    item.append(open);
+    if (job.state === "waiting" || job.state === "going on") item.append(act(job, "stop", "Stop"));
+    if (job.state === "stopped" || job.state === "failed") item.append(act(job, "resume", "Go on"));
+    if (job.state !== "going on") item.append(act(job, "", "Remove", "DELETE"));
+    return item;
+  }
+
+  function act(job, what, label, method = "POST") {
+    return button(label, `${job.id} ${label}`, async () => {
+      await ask(`/api/jobs/${job.id}${what && `/${what}`}`, { method });
+      refresh();
+    });
+  }
+
+  function renderResult(job) {
+    const screen = $("made");
+    const playing = job?.state === "done";
+    $("download").hidden = !playing;
+    $("made-caption").textContent = playing ? ["Result, generated", ...job.notes].join(". ") : "Result";
+    if (playing) {
+      if (screen.dataset.job === job.id) return;
+      const video = Object.assign(document.createElement("video"), { controls: true, loop: true, playsInline: true });
+      video.src = `/api/jobs/${job.id}/result.mp4`;
+      $("download").href = `${video.src}?download`;
+      for (const name of ["play", "pause", "seeked", "timeupdate"]) video.addEventListener(name, () => together(video));
+      const fresh = screen.dataset.waited === job.id;
+      screen.replaceChildren(video);
+      screen.dataset.job = job.id;
+      if (fresh) video.play().catch(() => {}); // a browser may want to be asked by the person
+      return;
+    }
+    delete screen.dataset.job;
+    const state = document.createElement("p");
+    state.setAttribute("role", "status");
+    if (!job) state.textContent = chosen.source && chosen.driver ? "Ready to be made." : "Choose a source and a driver.";
+    else state.textContent = job.state === "failed" ? sentence(job.message) : inWords(job);
+    if (job?.state === "failed") state.className = "wrong";
+    const parts = [state];
+    if (job?.state === "going on") {
+      screen.dataset.waited = job.id;
+      const bar = Object.assign(document.createElement("progress"), { max: 1, value: job.share });
+      bar.setAttribute("aria-label", "How far the video is");
+      const stage = document.createElement("small");
+      stage.textContent = [job.stage, ...job.notes].join(". ");
+      parts.push(bar, stage);
+    }
+    screen.replaceChildren(...parts);
+  }
+
+  // Source and driver as the result has them at this moment.
+  function together(video) {
+    for (const role of ["source", "driver"]) {
+      const other = figure(role).querySelector("video");
+      if (!other || !other.duration) continue;
+      const wanted = role === "driver" ? Math.min(video.currentTime, other.duration) : video.currentTime % other.duration;
+      if (Math.abs(other.currentTime - wanted) > APART) other.currentTime = wanted;
+      if (video.paused !== other.paused) (video.paused ? other.pause() : other.play().catch(() => {}));
+    }
+  }
+
+  async function take(file, role) {
+    if (!file) return;
+    const caption = figure(role).querySelector("figcaption span");
+    caption.textContent = `Reading ${file.name}…`;
+    try {
+      chosen[role] = await sendFile(file);
+      shown = null;
+      tell();
+    } catch (error) {
+      caption.textContent = title(role, chosen[role]);
+      tell(error.message);
+    }
+    render();
+    estimate();
+  }
+
+  function order(first) {
+    const [adapt, learn] = first.split(" ").map(Number);
+    const { source, driver } = chosen;
+    return { source: source.id, driver: driver.id, model: $("video-model").value, adapt, learn, whole: $("whole").checked };
+  }
+
+  // How long each choice takes, and which there are.
+  async function estimate() {
+    const turn = ++asked;
+    const { source, driver } = chosen;
+    for (const radio of document.querySelectorAll("#first input")) {
+      const [adapt, learn] = radio.value.split(" ").map(Number);
+      const short = (adapt && source && source.frames < 20) || (learn && [source, driver].some((file) => file && file.kind !== "clip"));
+      radio.disabled = Boolean(short || (learn && source && source.id === driver?.id));
+      if (radio.disabled && radio.checked) document.querySelector("#first input").checked = true;
+      const told = radio.closest("label").querySelector("output");
+      told.textContent = radio.disabled ? (adapt ? "needs a clip as the source" : "needs two clips") : "";
+      if (radio.disabled || !source || !driver) continue;
+      try {
+        const { seconds } = await heard(post("/api/jobs?seconds", order(radio.value)), "");
+        if (turn !== asked) return;
+        told.textContent = `about ${duration(seconds)}`;
+      } catch {
+        return; // making it will say why not
+      }
+    }
+  }
+
+  async function ask(path, options) {
+    try {
+      const told = await heard(fetch(path, options), LOST);
+      tell();
+      return told;
+    } catch (error) {
+      tell(error.message);
+      return null;
+    }
+  }
+
+  $("order").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    $("make").disabled = true;
+    const made = await ask("/api/jobs", request(order(document.querySelector("#first :checked").value)));
+    if (made) shown = made.id;
+    refresh();
+  });
+  $("video-model").addEventListener("change", estimate);
+  for (const role of ["source", "driver"]) {
+    const input = figure(role).querySelector("input");
+    input.addEventListener("change", () => {
+      take(input.files[0], role);
+      input.value = "";
+    });
+  }
+
+  return {
+    take: (file, where) => take(file, where?.closest?.("[data-role=driver]") || (chosen.source && !chosen.driver) ? "driver" : "source"),
+    know(models) {
+      const before = $("video-model").value;
+      $("video-model").replaceChildren(...models.map((name) => new Option(name.replace(/^run /, ""), name)));
+      if (models.includes(before)) $("video-model").value = before;
+    },
+    shown(on) {
+      clearTimeout(timer);
+      if (on) refresh();
+      else for (const video of document.querySelectorAll("#video video")) video.pause();
+    },
+  };
+}
+
+// A file on the screen of a figure; one that the browser cannot play as a still picture of it.
+function place(figure, file) {
+  const screen = figure.querySelector(".screen");
+  figure.querySelector("figcaption span").textContent = title(figure.dataset.role, file);
+  if (!file || screen.dataset.file === file.id) return;
+  screen.dataset.file = file.id;
+  const still = () => {
+    const image = Object.assign(document.createElement("img"), { src: `/api/files/${file.id}/still.jpg`, alt: file.name });
+    screen.replaceChildren(image);
+  };
+  if (!file.type) return still();
+  const video = file.type.startsWith("video/");
+  const media = document.createElement(video ? "video" : "img");
+  if (video) Object.assign(media, { muted: true, playsInline: true, preload: "auto" });
+  else media.alt = file.name;
+  media.addEventListener("error", still);
+  media.src = `/api/files/${file.id}`;
+  screen.replaceChildren(media);
+}
+
+function title(role, file) {
+  const name = role === "source" ? "Source" : "Driver";
+  return file ? `${name}: ${file.name}${file.seconds ? `, ${file.seconds.toFixed(1)} s` : ""}` : name;
+}
+
+function inWords(job) {
+  if (job.state === "waiting") return job.ahead.length ? `Waiting, ${job.ahead.length} before it` : "Waiting";
+  if (job.state === "going on") return `${Math.round(job.share * 100)} %, about ${duration(job.left)} left`;
+  if (job.state === "stopped") return "Stopped; it can go on where it was";
+  return { done: "Done", failed: "This did not work" }[job.state];
+}
+
+function button(text, key, pressed) {
+  const made = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+  made.dataset.key = key;
+  made.addEventListener("click", pressed);
+  return made;
+}
+
+function request(body) {
+  return { method: "POST", body: JSON.stringify(body) };
+}
+
+function post(path, body) {
+  return fetch(path, request(body));
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function sentence(text) {
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
