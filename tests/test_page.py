@@ -194,7 +194,7 @@ def test_what_cannot_be_served_is_said_in_one_line(monkeypatch):
         serve(Options(port=taken.getsockname()[1], open=False))
     taken.close()
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(UserError, match=r"autolink\[serve\]"):
+    with pytest.raises(UserError, match=r"autolink-graph\[serve\]"):
         serve(Options(open=False))
 
 
