@@ -218,7 +218,7 @@ def make_app(
                     if said["type"] == "websocket.disconnect":
                         break
                     text, data = said.get("text"), said.get("bytes")
-                    desk.want(client, messages.parse(text) if data is None else messages.parse_frame(data))
+                    desk.want(client, messages.parse(text or "") if data is None else messages.parse_frame(data))
                 except UserError as error:
                     answers.put_nowait(messages.frame({"type": "error", "about": "message", "message": str(error)}))
         except WebSocketDisconnect:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autolink.errors import UserError
-from autolink_apps.page.messages import Export, Frame, Message, Neutral, Open, Pose, Watch, frame
+from autolink_apps.page.messages import Export, Frame, Message, Neutral, Open, Pose, Watch, Work, frame
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +46,7 @@ class Client:
         self.performer: Performer | None = None
         self.scene: Scene | None = None
 
-    def take(self) -> Message | None:
+    def take(self) -> Work | None:
         """What to do next for it: a picture that is opened makes what was wanted of the one before pointless."""
         if self.opening:
             opening, self.opening, self.pose, self.frame = self.opening, None, None, None
@@ -138,7 +138,7 @@ class Desk:
                 told = "This did not work, by a fault of the program; the terminal shows more."
                 client.send(frame({"type": "error", "about": _about(message), "message": told}))
 
-    def _next(self) -> tuple[Client, Message] | None:
+    def _next(self) -> tuple[Client, Work] | None:
         """The next client in turn that wants something, and what."""
         for _ in range(len(self.clients)):
             client = self.clients[0]
@@ -147,14 +147,14 @@ class Desk:
                 return client, message
         return None
 
-    def _serve(self, client: Client, message: Message) -> None:
+    def _serve(self, client: Client, message: Work) -> None:
         if isinstance(message, Open):
             self._open(client, message)
             return
         if client.scene is None or client.performer is None:
             raise UserError("no picture is open; open one")
         if isinstance(message, Frame):
-            self._act(client, message)
+            self._act(client, client.performer, client.scene, message)
             return
         count = len(client.scene.points)
         if len(message.xy) != count:
@@ -164,9 +164,8 @@ class Desk:
         else:
             client.send(self.answers.painted(client.performer, client.scene, message))
 
-    def _act(self, client: Client, message: Frame) -> None:
+    def _act(self, client: Client, performer: Performer, scene: Scene, message: Frame) -> None:
         """Paint what a frame of the camera makes of the picture, for the client and for all who watch."""
-        performer, scene = client.performer, client.scene
         if performer.kind != "portrait":
             raise UserError(f"{performer.name} makes no pictures move; take a model that does")
         client.actor = client.actor or self.camera.Actor(performer.detector, scene)

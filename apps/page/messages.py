@@ -88,7 +88,9 @@ class Watch:
     """Be shown what is painted for the camera, whoever's it is."""
 
 
-Message = Open | Pose | Export | Frame | Neutral | Watch
+Work = Open | Pose | Export | Frame
+"""What is answered in turn."""
+Message = Work | Neutral | Watch
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def parse(text: str) -> Message:
                 raise ValueError(f"no export of this kind: {said['kind']!r:.40}")
             return Export(said["kind"], _points(said["xy"]), _look(said["look"]))
         if kind in ("neutral", "watch"):
-            return {"neutral": Neutral, "watch": Watch}[kind](**said)
+            return Neutral(**said) if kind == "neutral" else Watch(**said)
         raise ValueError(f"no message of this kind: {kind!r:.40}")
     except KeyError as error:
         raise UserError(f"a message without {error} arrived") from error

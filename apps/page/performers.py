@@ -77,6 +77,7 @@ class Performer(Protocol):
     kind: str
     """`portrait`, `generator` or `reconstruction`."""
     autolink: AutoLink
+    detector: WindowDetector
     following: Following
     links: list[tuple[int, int, float]]
     """Edges that are seen: i, j and how much, in [0, 1]."""
