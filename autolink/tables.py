@@ -4,11 +4,15 @@
 - `npz`: `keypoints.npz`, the same as arrays.
 - `deeplabcut`: `deeplabcut/RECORDING.csv`, as DeepLabCut writes it (three rows of header; `x`, `y`, `likelihood`). Read
   it by `pandas.read_csv(path, header=[0, 1, 2], index_col=0)` or `keypoint_moseq.load_keypoints(folder, "deeplabcut")`.
+- `sleap`: `sleap/RECORDING.csv`, as SLEAP exports an analysis (a row a frame; `NAME.x`, `NAME.y`, `NAME.score`). Read
+  it by `sleap_io.load_file(path)`.
+- `coco`: `coco.json`, COCO keypoints: an image and an annotation a frame, and the graph as the skeleton. Names of files
+  are relative to its folder.
 - `moseq`: `coordinates.npz` and `confidences.npz`, of each recording (T, K, 2) and (T, K) under its name:
   `keypoint_moseq.format_data(dict(np.load(coordinates)), dict(np.load(confidences)), ...)`.
 
-A recording is a video, or the pictures of one folder. With a calibration, the points of `deeplabcut` and `moseq` are
-its landmarks; else they are the keypoints.
+A recording is a video, or the pictures of one folder. With a calibration, the points of all but `csv` and `npz`, which
+have both, are its landmarks; else they are the keypoints.
 
 Shapes: T frames in all, K keypoints, L landmarks, E edges.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -33,14 +38,15 @@ from autolink.calibrate import Calibration
 from autolink.detector import Keypoints
 from autolink.errors import UserError
 from autolink.geometry import to_pixels
+from autolink.graph import skeleton
 from autolink.model import AutoLink
-from autolink.outputs import Replacement, replacing, reported
+from autolink.outputs import Replacement, replacing, reported, write_json
 from autolink.tracking.confidence import LOW_CONFIDENCE
 from autolink.tracking.windows import Window
 
 logger = logging.getLogger(__name__)
 
-Format = Literal["csv", "npz", "deeplabcut", "moseq"]
+Format = Literal["csv", "npz", "deeplabcut", "sleap", "coco", "moseq"]
 
 
 class Detection(NamedTuple):
@@ -85,23 +91,25 @@ class Tables:
         self.folder, self.formats = folder, frozenset(formats)
         self.edge_weights = model.edge_weights.detach().cpu().numpy()
         self.keypoint_count = model.config.keypoints
+        self.links = [] if calibration else skeleton(model.graph.matrix().detach())
         self.landmark_names = calibration.names if calibration else ()
         self.keypoints, self.landmarks = _Points(self.keypoint_count), _Points(len(self.landmark_names))
         self.sources: dict[str, int] = {}  # the number of each
         self.source, self.frame, self.time = array("q"), array("q"), array("d")
+        self.sizes = array("q")  # height and width of each frame
         self.starts: dict[str, int] = {}  # the first row of each recording; its last is before the next one's first
         self.count = self.uncertain = 0
 
     def __enter__(self) -> Tables:
         self.table: _Csv | None = None
-        self.recording_table: _Csv | None = None
+        self.recording_tables: dict[str, _Csv] = {}
         if "csv" in self.formats:
             axes = ("x", "y", "confidence")
             columns = [f"{axis}{k}" for k in range(self.keypoint_count) for axis in axes]
             columns += [f"{name}_{axis}" for name in self.landmark_names for axis in axes]
             self.table = _Csv(self.folder / "keypoints.csv", [["source", "frame", "time", *columns]])
         for path in self.written:
-            if path.suffix == ".npz":  # written at the end, and better refused now
+            if path.suffix in (".npz", ".json"):  # written at the end, and better refused now
                 Replacement(path).discard()
         return self
 
@@ -113,9 +121,12 @@ class Tables:
         if self.table is not None:
             numbers = _row(points) + (_row(found.landmarks) if found.landmarks else [])
             self.table.write([found.source, found.frame, f"{float(found.time):.6f}", *numbers])
-        if self.recording_table is not None:
-            self.recording_table.write([self.count - self.starts[recording], *_row(found.landmarks or points)])
-        if {"npz", "moseq"} & self.formats:
+        number, named = self.count - self.starts[recording], found.landmarks or points
+        for kind, table in self.recording_tables.items():
+            first = [number] if kind == "deeplabcut" else ["", number, f"{named.confidence.mean().item():.4f}"]
+            table.write([*first, *_row(named)])
+        if {"npz", "moseq", "coco"} & self.formats:
+            self.sizes.extend(found.image.shape[:2])
             self.source.append(self.sources.setdefault(str(found.source), len(self.sources)))
             self.frame.append(found.frame)
             self.time.append(float(found.time))
@@ -126,7 +137,7 @@ class Tables:
         self.uncertain += found.confidence.mean().item() < LOW_CONFIDENCE
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        tables = [table for table in (self.table, self.recording_table) if table is not None]
+        tables = [*([self.table] if self.table is not None else []), *self.recording_tables.values()]
         if kind is not None:
             for table in tables:
                 table.leave()
@@ -135,6 +146,8 @@ class Tables:
             table.complete()
         if "npz" in self.formats:
             _write_npz(self.folder / "keypoints.npz", self._arrays())
+        if "coco" in self.formats:
+            write_json(self.folder / "coco.json", self._coco())
         if "moseq" in self.formats:
             named = self.landmarks if self.landmark_names else self.keypoints
             for file, values in zip(("coordinates.npz", "confidences.npz"), named.arrays()):
@@ -148,23 +161,66 @@ class Tables:
             "csv": ["keypoints.csv"],
             "npz": ["keypoints.npz"],
             "deeplabcut": ["deeplabcut"],
+            "sleap": ["sleap"],
+            "coco": ["coco.json"],
             "moseq": ["coordinates.npz", "confidences.npz"],
         }
         return [self.folder / file for kind, files in made.items() if kind in self.formats for file in files]
 
     def _begin(self, recording: str) -> None:
         self.starts[recording] = self.count
-        if "deeplabcut" in self.formats:
-            if self.recording_table is not None:
-                self.recording_table.complete()
-            names = self.landmark_names or [f"keypoint{k}" for k in range(self.keypoint_count)]
-            axes = ("x", "y", "likelihood")
-            header = [
+        for table in self.recording_tables.values():
+            table.complete()
+        names, axes = self.names, ("x", "y", "likelihood")
+        headers = {
+            "deeplabcut": [
                 ["scorer", *["autolink"] * (3 * len(names))],
                 ["bodyparts", *(name for name in names for _ in axes)],
                 ["coords", *axes * len(names)],
-            ]
-            self.recording_table = _Csv(self.folder / "deeplabcut" / f"{recording}.csv", header)
+            ],
+            "sleap": [
+                ["track", "frame_idx", "instance.score", *(f"{n}.{a}" for n in names for a in ("x", "y", "score"))]
+            ],
+        }
+        self.recording_tables = {
+            kind: _Csv(self.folder / kind / f"{recording}.csv", header)
+            for kind, header in headers.items()
+            if kind in self.formats
+        }
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the points of all formats but `csv` and `npz`."""
+        return self.landmark_names or [f"keypoint{k}" for k in range(self.keypoint_count)]
+
+    def _coco(self) -> dict[str, Any]:
+        """What `coco.json` holds."""
+        points, confidence = (self.landmarks if self.landmark_names else self.keypoints).arrays()
+        sources = [os.path.relpath(source, self.folder) for source in self.sources]
+        sizes = np.array(self.sizes).reshape(-1, 2).tolist()
+        images, annotations = [], []
+        for number, (xy, sure) in enumerate(zip(points.astype(float).round(2), confidence.astype(float).round(4))):
+            (height, width), (left, top), (right, bottom) = sizes[number], xy.min(0).tolist(), xy.max(0).tolist()
+            file, frame, time = sources[self.source[number]], self.frame[number], self.time[number]
+            about = {"file_name": file, "height": height, "width": width, "frame": frame, "time": round(time, 6)}
+            images.append({"id": number + 1, **about})
+            annotations.append(
+                {
+                    "id": number + 1,
+                    "image_id": number + 1,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "keypoints": [value for x, y in xy.tolist() for value in (x, y, 2)],
+                    "num_keypoints": len(xy),
+                    "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+                    "area": round((right - left) * (bottom - top), 2),
+                    "score": round(float(sure.mean()), 4),
+                    "keypoint_scores": sure.tolist(),
+                }
+            )
+        links = [[i + 1, j + 1] for i, j in self.links]
+        category = {"id": 1, "name": "object", "keypoints": list(self.names), "skeleton": links}
+        return {"images": images, "annotations": annotations, "categories": [category]}
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """What `keypoints.npz` holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import tracemalloc
 from fractions import Fraction
@@ -61,7 +62,7 @@ def test_every_format_says_the_same(model_file: Path, tmp_path: Path) -> None:
     first, second = clip(tmp_path / "first.mp4", 0, 7), clip(tmp_path / "file.mp4", 1, 4)
     images = [picture(tmp_path / "pictures" / f"{i}.png", i) for i in range(3)]
     out = tmp_path / "out"
-    formats = ("csv", "npz", "deeplabcut", "moseq")
+    formats = ("csv", "npz", "deeplabcut", "sleap", "coco", "moseq")
     tables = detect(
         Options((first, images[0].parent, second), str(model_file), out, formats=formats, precision="float32")
     )
@@ -85,6 +86,33 @@ def test_every_format_says_the_same(model_file: Path, tmp_path: Path) -> None:
         assert np.allclose(values[..., 2], confidences[name], atol=1e-4)
         written = np.array([[float(v) for v in row[3:]] for row in table[1:][at]]).reshape(values.shape)
         assert np.array_equal(written, values)
+        header, *exported = csv.reader((out / "sleap" / f"{name}.csv").open())
+        assert header[:6] == ["track", "frame_idx", "instance.score", "keypoint0.x", "keypoint0.y", "keypoint0.score"]
+        assert [row[1] for row in exported] == index
+        assert np.array_equal(np.array([list(map(float, row[3:])) for row in exported]).reshape(values.shape), values)
+    coco = json.loads((out / "coco.json").read_text())
+    assert [(out / image["file_name"]).resolve() for image in coco["images"]] == [
+        path.resolve() for path in [first] * 7 + images + [second] * 4
+    ]
+    found = np.array([one["keypoints"] for one in coco["annotations"]]).reshape(14, -1, 3)
+    assert np.allclose(found[..., :2], arrays["keypoints"], atol=0.01) and (found[..., 2] == 2).all()
+    names = coco["categories"][0]["keypoints"]
+    assert names == ["keypoint0", "keypoint1", "keypoint2"]
+    assert all(1 <= i < j <= 3 for i, j in coco["categories"][0]["skeleton"])
+
+
+def test_sleap_io_and_movement_read_the_tables(model_file: Path, tmp_path: Path) -> None:
+    """As many frames and points as were found, by each of the two that is installed."""
+    picture(tmp_path / "pictures" / "0.png", 0), picture(tmp_path / "pictures" / "1.png", 1)
+    out = tmp_path / "out"
+    detect(Options((tmp_path / "pictures",), str(model_file), out, formats=("deeplabcut", "sleap", "coco")))
+    sleap_io = pytest.importorskip("sleap_io")
+    for file in (out / "sleap" / "pictures.csv", out / "coco.json"):
+        labels = sleap_io.load_file(str(file))
+        assert len(labels) == 2 and labels[0].numpy().shape == (1, 3, 2)
+    load_poses = pytest.importorskip("movement.io.load_poses")
+    sizes = load_poses.from_dlc_file(out / "deeplabcut" / "pictures.csv", fps=25).sizes
+    assert (sizes["time"], sizes["keypoints"]) == (2, 3)
 
 
 def test_only_what_is_asked_for_is_written(model_file: Path, tmp_path: Path) -> None:
