@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import tyro
@@ -51,6 +50,12 @@ def demo(output: Path) -> None:
     started = time.monotonic()
     portrait, driver = output / "input/portrait.png", output / "input/driver.mp4"
     detected, moved, sampled = output / "keypoints", output / "transfer.mp4", output / "samples"
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError(
+            "the portrait is one that Matplotlib ships, which is missing here: pip install 'autolink-graph[figures]'"
+        ) from error
     photo = Image.open(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")
     image = torch.from_numpy(np.array(photo.crop(HEAD).resize((SIZE, SIZE)))).permute(2, 0, 1)
     save_png(portrait, image)

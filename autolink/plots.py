@@ -13,16 +13,22 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from autolink.errors import UserError
 from autolink.outputs import read_json, replacing
 from autolink.runs import LOG, read_log
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import EngFormatter
+except ImportError as error:
+    raise UserError(
+        "figures are drawn by Matplotlib, which is missing here: pip install 'autolink-graph[figures]'"
+    ) from error
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"

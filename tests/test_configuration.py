@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -113,3 +114,13 @@ def test_without_tensorboard_a_training_says_where_its_numbers_are(tmp_path: Pat
     train(Options(data="synthetic", output=tmp_path / "run", steps=1, keypoints=3, **size))
     assert any("log.jsonl and pictures in samples/ alone" in record.getMessage() for record in caplog.records)
     assert (tmp_path / "run/log.jsonl").is_file() and list((tmp_path / "run/samples").iterdir())
+
+
+@pytest.mark.parametrize("module", ["autolink.figures", "autolink.sweep"])
+def test_figures_without_matplotlib_are_one_line(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.split(".")[0] == "matplotlib" or name in (module, "autolink.plots"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    with pytest.raises(UserError, match=r"pip install 'autolink-graph\[figures\]'"):
+        importlib.import_module(module)

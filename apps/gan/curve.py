@@ -14,7 +14,6 @@ from typing import Annotated
 import tyro
 
 from autolink.errors import UserError, command
-from autolink.plots import measurements_figure, save_figure
 from autolink.ranges import Checked
 
 PANELS = {
@@ -49,6 +48,8 @@ def draw_curve(runs: Sequence[Path], path: Path) -> Path:
     Raises:
         UserError: If there are no runs, a folder has no log, or nothing was measured.
     """
+    from autolink.plots import measurements_figure, save_figure  # an extra, without which one trains all the same
+
     if not runs:
         raise UserError("no run given; expected the folders of training runs")
     return save_figure(measurements_figure(runs, PANELS), path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -290,7 +291,7 @@ def train(options: Options) -> Path:
             measured |= found
             if found:
                 log.numbers(step, {"images": step * options.batch_size, **found})
-        if (looked or compared is not None) and accelerator.is_main_process:
+        if (looked or compared is not None) and accelerator.is_main_process and find_spec("matplotlib"):
             draw_curve([options.output], options.output / "curve.png")
         if stop.asked() or due(step, options.save_every) or last:
             require_finite_weights(accelerator, modules, step)
