@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("autolink.evaluate", "error of keypoints against human landmarks, as JSON"),
     "figures": ("autolink.figures", "the figures of the paper for a model: edge weights, samples, clusters, curves"),
     "sweep": ("autolink.sweep", "train and compare variants: the ablations of Tables 4 to 6"),
+    "reproduce": ("autolink.reproduce", "the tables of the paper: commands, data, hours; or run them"),
     "export": ("autolink.export", "write a model as ONNX"),
     "convert": ("autolink.convert", "read a checkpoint of the official AutoLink code"),
     "serve": ("autolink_apps.page.serve", "a page in the browser: drag keypoints and watch what the models paint"),
