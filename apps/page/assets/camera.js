@@ -104,7 +104,7 @@ export function showCamera({ tell }) {
       const state = header.neutral ? `Acting, ${Math.round(header.milliseconds)} ms a picture.` : "Hold still for a moment, and look ahead.";
       $("camera-state").textContent = header.sure ? state : "Nobody is seen clearly; come nearer, into the light.";
       drawResult(await createImageBitmap(parts.result));
-      Object.assign($("acted").dataset, { n: ++count, neutral: header.neutral, sure: header.sure });
+      Object.assign($("acted").dataset, { n: ++count, neutral: header.neutral, sure: header.sure, milliseconds: header.milliseconds });
     } else if (header.type === "error") tell(header.message);
   }
 
