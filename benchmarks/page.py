@@ -1,8 +1,8 @@
 """How quick the page is, in a real browser: `python benchmarks/page.py`, with Chromium installed.
 
 A point is dragged to and fro for some seconds. An update is a picture of a new pose that has arrived and is drawn; its
-delay is from asking to hearing. The camera is a film of the first portrait, which goes to and fro. Memory is that of the
-server after all of it.
+delay is from asking to hearing. The camera is a film of the first portrait, which goes to and fro. Memory is that of
+the server after all of it.
 """
 
 from __future__ import annotations
