@@ -212,7 +212,7 @@ def _load_features(release: WeightsEnum, file: str, wanted: Mapping[str, Tensor]
 
     In `$AUTOLINK_WEIGHTS` either the tensors of `features` as `.safetensors`, or torchvision's own `.pth` file.
     """
-    name = file.split("_")[0]
+    name = type(release).__name__.removesuffix("_Weights")  # such as SqueezeNet1_1
     original = release.url.rsplit("/", 1)[1]
     folders = [Path(os.environ["AUTOLINK_WEIGHTS"])] if os.environ.get("AUTOLINK_WEIGHTS") else []
     cache = Path(torch.hub.get_dir()) / "checkpoints"

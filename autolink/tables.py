@@ -96,7 +96,7 @@ class Tables:
         self.keypoints, self.landmarks = _Points(self.keypoint_count), _Points(len(self.landmark_names))
         self.sources: dict[str, int] = {}  # the number of each
         self.source, self.frame, self.time = array("q"), array("q"), array("d")
-        self.sizes = array("q")  # height and width of each frame
+        self.sizes = array("q")  # height and width of each frame, for coco
         self.starts: dict[str, int] = {}  # the first row of each recording; its last is before the next one's first
         self.count = self.uncertain = 0
 
@@ -126,7 +126,8 @@ class Tables:
             first = [number] if kind == "deeplabcut" else ["", number, f"{named.confidence.mean().item():.4f}"]
             table.write([*first, *_row(named)])
         if {"npz", "moseq", "coco"} & self.formats:
-            self.sizes.extend(found.image.shape[:2])
+            if "coco" in self.formats:
+                self.sizes.extend(found.image.shape[:2])
             self.source.append(self.sources.setdefault(str(found.source), len(self.sources)))
             self.frame.append(found.frame)
             self.time.append(float(found.time))

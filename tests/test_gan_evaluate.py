@@ -102,7 +102,7 @@ class Puppet(torch.nn.Module):
         self.edge_weights = self.gan.autolink.edge_weights
         self.asked: list[torch.Tensor] = []
 
-    def detect(self, images: torch.Tensor) -> object:
+    def detect(self, images: torch.Tensor, batch_size: int | None = None) -> object:
         if self.asked:
             found = self.asked.pop(0)
             return self.gan.autolink.detect(images)._replace(xy=found if self.follows_pose else torch.zeros_like(found))

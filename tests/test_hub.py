@@ -13,7 +13,7 @@ from autolink.train import Options, train
 from autolink.weights import read_header, resolve, write_safetensors
 
 SAYS = {
-    "faces": ("10 keypoints at 128×128", "autolink detect --model someone/it", "autolink.load"),
+    "faces": ("16 keypoints at 128×128", "autolink detect --model someone/it", "autolink.load"),
     "faces-gan": ("10 keypoints and its appearance", "autolink-sample --model someone/it", "ConditionalGAN"),
     "faces-transfer": ("128×128 pixels", "autolink-transfer --model someone/it", "PoseTransfer"),
     "features": ("perceptual features", "autolink info someone/it", "BuiltinFeatures"),

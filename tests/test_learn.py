@@ -322,7 +322,7 @@ def test_missing_weights_of_the_features_are_one_line(
     monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path / "empty"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", _offline)
-    with pytest.raises(UserError, match="squeezenet weights are not on this machine") as error:
+    with pytest.raises(UserError, match="SqueezeNet1_1 weights are not on this machine") as error:
         learn.learn(clips / "a.mp4", clips / "b.mp4", 1, tmp_path / "run", device="cpu", perceptual="squeezenet")
     assert "--perceptual builtin" in str(error.value) and "\n" not in str(error.value)
 

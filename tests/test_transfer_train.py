@@ -157,7 +157,7 @@ def test_two_processes_learn_as_one(frame_folders: Path, autolink_file: Path, tm
     command_line = ["--no-augment"]
     for field in dataclasses.fields(alone):
         value = getattr(alone, field.name)
-        if value is not None and not isinstance(value, bool):
+        if value is not None and not isinstance(value, bool | tuple):  # defaults will do for these
             value = tmp_path / "run" if field.name == "output" else value
             command_line += [f"--{field.name.replace('_', '-')}", str(value)]
     script = tmp_path / "two_processes.py"
