@@ -356,8 +356,8 @@ def test_mistakes_over_the_live_connection_are_answered(served):
             assert (header["type"], header["about"]) == ("error", about) and "Traceback" not in header["message"]
         socket.send('{"type": "open", "model": "faces"}')
         hear(socket, "opened")
-        socket.send(pose())  # two points, for a model of ten
-        assert "10" in hear(socket)[0]["message"]
+        socket.send(pose())  # two points, for a model of sixteen
+        assert "16" in hear(socket)[0]["message"]
         socket.send("x" * (2 << 20))
         with pytest.raises(websockets.ConnectionClosed):
             hear(socket)
