@@ -33,7 +33,7 @@ from autolink.training import seeded_generator
 from autolink.visualize import image_grid, save_png
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.gan.metrics import CHUNK, FeatureNetwork, chunks, nearest, open_features, share
-from autolink_apps.gan.poses import ModelOptions, load_gan, trained_on
+from autolink_apps.gan.poses import DEFAULT_MODEL, ModelOptions, load_gan, trained_on
 
 SHOWN = 12
 """Rows of each half of the picture."""
@@ -91,7 +91,7 @@ def neighbours(options: Options) -> Path:
     near_made, near_real = closest(training, features, made, real)
     summaries = {"samples": summary(near_made, training), "held_out": summary(near_real, training)}
     report = {
-        "model": options.model or "faces-gan",
+        "model": options.model or DEFAULT_MODEL,
         "data": data,
         "features": features.names[0].removesuffix("_frechet"),
         "training_images": len(training),

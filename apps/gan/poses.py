@@ -44,7 +44,7 @@ from autolink.visualize import edge_map_image, overlay
 from autolink.weights import own_file, read_tensors
 from autolink_apps.gan.generator import NOISE_SIZE, STYLE_SIZE, ConditionalGAN
 
-DEFAULT_MODEL = "faces-gan"
+DEFAULT_MODEL = "portraits-gan"
 T = TypeVar("T")
 TABLE_SUFFIXES = frozenset({".csv", ".npz"})
 BATCH = 16
@@ -56,7 +56,7 @@ class ModelOptions(Checked):
     """Which GAN, and where it computes."""
 
     model: str | None = None
-    """A GAN: a shipped name, file, folder or hub id. Default: the shipped `faces-gan`."""
+    """A GAN: a shipped name, file, folder or hub id. Default: the shipped `portraits-gan`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …"""
 
