@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -28,13 +28,15 @@ from torch.nn import functional
 from autolink.data.sample import evenly
 from autolink.errors import UserError, command
 from autolink.files import walk, what_is
+from autolink.model import centre_square
+from autolink.pixels import unit_from_pictures
 from autolink.ranges import Checked, Count, Range
 from autolink.video import open_frames
 from autolink.visualize import image_grid, save_png
 from autolink_apps.pose_transfer import PoseTransfer
 from autolink_apps.pose_transfer.metrics import motion_correlation
 from autolink_apps.pose_transfer.options import Options as TransferOptions
-from autolink_apps.pose_transfer.template import load_motion
+from autolink_apps.pose_transfer.saved_motion import load_motion
 from autolink_apps.pose_transfer.transfer import transfer
 
 SHARES = (1.0, 0.6, 0.4)
@@ -125,14 +127,12 @@ def pairs_of(options: Options) -> Iterator[Pair]:
         yield Pair(file, driver, f"{image.shape[1]}x{image.shape[0]}, {share:.0%}")
 
 
-def moments(video: Path, squares: bool = False) -> tuple[Tensor, Tensor]:
-    """All frames (T, 3, H, W) of a video in [0, 1], and some of them (MOMENTS, 3, SIDE, SIDE), their middle."""
+def moments(video: Path, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` frames (T, 3, H, W) of a video in [0, 1], and the middle of some (MOMENTS, 3, SIDE, SIDE)."""
     with open_frames(video) as frames:
-        images = torch.stack([torch.from_numpy(frame.image) for frame in frames]).permute(0, 3, 1, 2).float() / 255
-    shown = images[evenly(len(images), MOMENTS)]
-    side = min(shown.shape[2:])
-    top, left = ((length - side) // 2 for length in shown.shape[2:])
-    shown = shown[:, :, top : top + side, left : left + side]
+        images = unit_from_pictures([frame.image for frame in islice(frames, count)])
+    left, top, side = centre_square(*images.shape[-2:])
+    shown = images[evenly(len(images), MOMENTS), :, top : top + side, left : left + side]
     return images, functional.interpolate(shown, (SIDE, SIDE), mode="bilinear", antialias=True)
 
 
@@ -143,10 +143,10 @@ def perform(pair: Pair, judge: PoseTransfer, options: Options) -> tuple[list[obj
     asked = {"model": options.model, "device": options.device, "preview": "off", "save_motion": motion}
     limits = {"max_frames": options.max_frames, "sound": "none"}
     transfer(TransferOptions(src=(pair.photo,), driver=(pair.driver,), output=result, **asked, **limits))
-    made, shown = moments(result)
-    found = torch.cat([judge.autolink.detect(part).xy.cpu() for part in made.split(16)])
+    made, shown = moments(result, options.max_frames)
+    found = judge.autolink.detect(made, batch_size=16).xy.cpu()
     follows = motion_correlation(found, load_motion(motion).xy[: len(found)])
-    photo, driver = (moments(file)[1] for file in (pair.photo, pair.driver))
+    photo, driver = (moments(file, options.max_frames)[1] for file in (pair.photo, pair.driver))
     rows = torch.cat([photo[:1], driver, photo[:1], shown])
     return [pair.photo.stem, pair.driver.stem, pair.framing, len(made), f"{follows:.2f}"], rows
 

@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autolink.geometry import pixel_grid, soft_argmax
 from autolink.inference import fold, half_precision
+from autolink.pixels import unit_from_pictures
 from autolink.threads import ahead
 from autolink.video import open_frames, open_output
 
@@ -148,16 +149,13 @@ def animate(portrait: Path, clip: Path, output: Path, frames: int, batch: int, p
     torch.manual_seed(0)
     peer = fold(Peer())
 
-    def tensor(images: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-
     def painted() -> Iterator[tuple[np.ndarray, object]]:
-        source = tensor([np.asarray(Image.open(portrait).convert("RGB"))])
+        source = unit_from_pictures([np.asarray(Image.open(portrait).convert("RGB"))])
         with half_precision(device, precision):
             source_keypoints = peer.locate(source)
             stream = ahead(islice(driver, frames), 2 * batch)
             while some := list(islice(stream, batch)):
-                made = peer(source, source_keypoints, peer.locate(tensor([image for image, _ in some])))
+                made = peer(source, source_keypoints, peer.locate(unit_from_pictures([image for image, _ in some])))
                 yield from zip((made * 255).byte().permute(0, 2, 3, 1).contiguous().numpy(), (time for _, time in some))
 
     with open_frames(clip) as driver, open_output(output, SIZE, SIZE, driver.frame_rate) as result:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from autolink.data.sample import evenly
 from autolink.errors import UserError, command
+from autolink.pixels import unit_from_pictures
 from autolink.video import open_frames
 from autolink.visualize import image_grid, save_png
 from autolink_apps.pose_transfer import transfer
@@ -96,8 +97,7 @@ def contact_sheet(video: Path) -> torch.Tensor:
     """Frames of a video at even distances, one above the other: (3, H, W) uint8."""
     with open_frames(video) as frames:
         images = [frame.image for frame in frames]
-    shown = torch.stack([torch.from_numpy(images[place]) for place in evenly(len(images), MOMENTS)])
-    shown = shown.permute(0, 3, 1, 2).float() / 255
+    shown = unit_from_pictures([images[place] for place in evenly(len(images), MOMENTS)])
     size = (round(WIDTH * shown.shape[2] / shown.shape[3]), WIDTH)
     return image_grid(functional.interpolate(shown, size, mode="bilinear", antialias=True), columns=1)
 

@@ -1,11 +1,13 @@
 """What a user installs: a wheel that brings `autolink` and `autolink_apps`, the shipped weights, and nothing else."""
 
 import ast
+import importlib
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -61,3 +63,17 @@ def test_rooms_import_only_rooms_below_them():
             name.split(".")[1] for name in imports(ROOT / "autolink" / f"{module}.py") if name.startswith("autolink.")
         }
         assert own <= ground
+
+
+def test_what_benchmarks_import_is_there():
+    """They are run by hand, so a module that was renamed would be missed here for long."""
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autolink"):
+                module = importlib.import_module(node.module)
+                missing = [
+                    name.name
+                    for name in node.names
+                    if not hasattr(module, name.name) and find_spec(f"{node.module}.{name.name}") is None
+                ]
+                assert not missing, f"{path.name}: {node.module} has no {', '.join(missing)}"

@@ -164,7 +164,7 @@ class TrainingPoses:
     def __call__(self, images: Tensor) -> Tensor:
         """Poses (B, K, 2) in [−1, 1] of uint8 images (B, 3, S, S), on the AutoLink's device."""
         names = [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in images.contiguous()]
-        device = self.autolink.edge_weights.device
+        device = self.autolink.device
         if not self.known.keys() >= set(names):
             # All of them, since networks may round differently in batches of other sizes.
             with self.accelerator.autocast():

@@ -102,7 +102,7 @@ class _Performer:
 
     def __init__(self, name: str, model: Any, autolink: AutoLink, bank: Tensor) -> None:
         self.name, self.model, self.autolink = name, model, autolink
-        self.device = autolink.edge_weights.device
+        self.device = autolink.device
         self.size: int = model.config.image_size
         self.detector = WindowDetector(autolink, self.size, model.metadata.get("usual_confidence"), batches=Batches(8))
         self.heads = str(model.metadata.get("data", "")) in HEADS

@@ -62,7 +62,7 @@ def held_out(model: PoseTransfer, frames: Path) -> dict[str, dict[str, float]]:
         poses (`motion.spread`): if it differs much, the keypoints do not mean the same on both clips; and their mean
         `confidence`.
     """
-    size, device = model.config.image_size, model.autolink.edge_weights.device
+    size, device = model.config.image_size, model.autolink.device
     numbers = {}
     for clip in ("src", "driver"):
         known, last = _images(frames, size, "train", f"{clip}-0"), _images(frames, size, "val", clip)

@@ -117,7 +117,7 @@ class Painter:
 
     def __init__(self, models: Models, casting: Casting, options: Options) -> None:
         self.model, self.casting, self.options = models.model, casting, options
-        self.device = self.model.autolink.edge_weights.device
+        self.device = self.model.autolink.device
         self.still: Source | None = None
         self.square, self.pixels = np.empty(0), torch.empty(0)
 
