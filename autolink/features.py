@@ -103,7 +103,7 @@ class FeaturesConfig:
 
 
 class BuiltinFeatures(PretrainedModel):
-    """A small network that predicts SqueezeNet's four stages; `autolink.distil` trains it.
+    """A small network that predicts SqueezeNet's four stages; `experiments.distil` trains it.
 
     Each stage is computed by 3×3 convolutions from the one before, and read out by a 1×1 convolution. Sizes are
     SqueezeNet's: convolutions of stride 2 have no padding.

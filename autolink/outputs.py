@@ -1,7 +1,7 @@
 """How files are written: beside, then renamed, so that under its name a file is the old one or the whole new one.
 
 Every output goes through here, but for those that grow for hours and can be gone on with: videos and folders of
-pictures have rules of their own (`video_output`). What the system refuses on the way is one line that names the file.
+pictures have rules of their own (`autolink.video`). What the system refuses on the way is one line that names the file.
 """
 
 from __future__ import annotations

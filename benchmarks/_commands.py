@@ -18,7 +18,8 @@ import av
 import torch
 from PIL import Image
 
-from autolink import calibrate, cli, convert, edit, evaluate, figures, load, predictor, train
+from autolink import cli, load, train
+from autolink.commands import calibrate, convert, detect, edit, evaluate, figures
 from autolink.data.synthetic import synthetic_clip
 from autolink.errors import command
 from autolink.model import AutoLink, AutoLinkConfig
@@ -41,7 +42,7 @@ MAINS: dict[str, Callable[[], object]] = {
     "inputs": lambda: make_inputs(Path()),
 }
 # Which commands load when they are called:
-MODULES = (predictor, train, evaluate, calibrate, edit, convert, figures, animate, mix, project)
+MODULES = (detect, train, evaluate, calibrate, edit, convert, figures, animate, mix, project)
 MOST_MEGABYTES, MOST_SECONDS = 2000, 120
 EVERY, POINT = 3, "out/checkpoint.safetensors"  # steps between checkpoints
 VIDEOS = {".mp4", ".webm", ".ts", ".gif", ".webp", ".apng"}
@@ -121,7 +122,7 @@ run | evaluate a run | autolink evaluate --model {{again}} --data {{photos}}"""
 
 
 LASTING = """\
-detect | 2 | autolink.predictor --output d --device cpu --model {autolink} {long}
+detect | 2 | autolink.commands.detect --output d --device cpu --model {autolink} {long}
 transfer | 0.25 | autolink_apps.pose_transfer.transfer --output t.mp4 --model {transfer} --src {a} --driver {long}"""
 """Programs that are watched: name, and how long the video is, in times of what detection gets through; detection then
 has no end, and a transfer looks at all of its driver and then paints as many frames."""

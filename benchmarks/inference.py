@@ -26,7 +26,8 @@ import torch
 from _measure import in_child, print_table, resident_megabytes, seconds
 from PIL import Image
 
-from autolink import model, predictor
+from autolink import model
+from autolink.commands import detect
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.tracking import follow
 from autolink.video import write_video
@@ -57,9 +58,9 @@ def use_plain_path() -> None:
     def in_turn(items: Iterable[object], depth: int = 1) -> Iterator[object]:
         yield from items
 
-    for module in (model, predictor, follow, painting, transferring):
+    for module in (model, detect, follow, painting, transferring):
         module.ahead = in_turn
-    for module in (predictor, models):
+    for module in (detect, models):
         module.fold = lambda model: model
 
 
@@ -71,8 +72,8 @@ def measure(command: str, folder: Path, length: int, batch: int, precision: str,
     usual = {"batch_size": batch, "precision": "float32" if plain else precision, "device": device}
     clip, name = folder / f"{length}.mp4", f"{command}-{length}-{batch}-{precision}-{device}"
     if command == "detect":
-        options = predictor.Options(inputs=(clip,), output=folder / name, **usual)
-        action = lambda: predictor.detect(options)  # noqa: E731
+        options = detect.Options(inputs=(clip,), output=folder / name, **usual)
+        action = lambda: detect.detect(options)  # noqa: E731
     else:
         output = folder / f"{name}.mp4"
         options = transferring.Options(src=(folder / "portrait.png",), driver=(clip,), output=output, **usual)

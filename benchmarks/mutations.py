@@ -162,7 +162,7 @@ autolink/metrics.py: metrics
 + < 8).double()
 - return torch.minimum(*both).mean()
 + return next(both).mean()
-autolink/calibrate.py: calibrate
+autolink/commands/calibrate.py: calibrate
 - penalty[-1] = 0
 +
 - dtype=hat.dtype) - hat,
@@ -256,7 +256,7 @@ autolink/decoder.py: training model -k first_step
 autolink/data/pairs.py: transfer_pairs
 - .randrange(1, len(members))
 + .randrange(len(members))
-autolink/distil.py: distil
+experiments/distil.py: distil
 - (1 + math.cos(math.pi * step / steps)) / 2
 + (1 + math.cos(math.pi * step / steps))
 - loss = errors["features"] + errors["changes"]

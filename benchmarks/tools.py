@@ -15,9 +15,9 @@ import tyro
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from autolink.calibrate import fit
+from autolink.commands.calibrate import fit
+from autolink.commands.edit import edit
 from autolink.data import open_data, synthetic_clip
-from autolink.edit import edit
 from autolink.losses import PerceptualLoss
 from autolink.masking import patch_mask
 from autolink.metrics import apply_linear, fit_linear

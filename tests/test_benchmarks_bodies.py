@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from data_files import dots, find_dot, one_line, picture, video
 
-from autolink import evaluate
+from autolink.commands import evaluate
 from autolink.data import list_data, open_data
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.benchmarks.pickled_table import read_pickled_points

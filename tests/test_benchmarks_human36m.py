@@ -15,7 +15,7 @@ import torch
 from cdflib.cdfwrite import CDF
 from data_files import find_dot, hue, one_line, video
 
-from autolink import evaluate
+from autolink.commands import evaluate
 from autolink.data import clips, open_data
 from autolink.data.benchmarks.human36m import person_boxes
 from autolink.errors import UserError

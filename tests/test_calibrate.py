@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from autolink import cli
-from autolink.calibrate import STRENGTHS, Calibration, Options, calibrate, fingerprint, fit
+from autolink.commands.calibrate import STRENGTHS, Calibration, Options, calibrate, fingerprint, fit
 from autolink.data import open_data
 from autolink.errors import UserError
 from autolink.model import AutoLink, AutoLinkConfig, load

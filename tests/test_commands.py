@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import autolink
-from autolink import evaluate, predictor
 from autolink.cli import COMMANDS, main
+from autolink.commands import detect, evaluate
 from autolink.video import VideoReader, write_video
 
 
@@ -89,7 +89,7 @@ def test_detect_on_a_video_of_1000_frames_holds_few_of_them(tiny, tmp_path):
             for i in range(1000):
                 yield VideoFrame(np.zeros((16, 16, 3), np.uint8), Fraction(i, 25))
 
-    stream = predictor.detect_stream(tiny, Frames(), batch_size=10)
+    stream = detect.detect_stream(tiny, Frames(), batch_size=10)
     pulled = [next(stream).frame for _ in range(25)]
     assert pulled == list(range(25))  # no need to reach the end of the video to answer its start
 

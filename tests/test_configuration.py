@@ -116,7 +116,7 @@ def test_without_tensorboard_a_training_says_where_its_numbers_are(tmp_path: Pat
     assert (tmp_path / "run/log.jsonl").is_file() and list((tmp_path / "run/samples").iterdir())
 
 
-@pytest.mark.parametrize("module", ["autolink.figures", "autolink.sweep"])
+@pytest.mark.parametrize("module", ["autolink.commands.figures", "autolink.commands.sweep"])
 def test_figures_without_matplotlib_are_one_line(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(sys.modules):
         if name.split(".")[0] == "matplotlib" or name in (module, "autolink.plots"):

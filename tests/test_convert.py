@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import autolink
 from autolink import cli
-from autolink.convert import convert
+from autolink.commands.convert import convert
 from autolink.errors import UserError
 from autolink.masking import patch_mask
 from autolink.model import AutoLink

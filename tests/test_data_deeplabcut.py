@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from data_files import dots, find_dot, in_both, one_line
 
+from autolink.commands.evaluate import Options, evaluate
 from autolink.data import list_data, open_data
 from autolink.errors import UserError
-from autolink.evaluate import Options, evaluate
 
 pytestmark = pytest.mark.usefixtures("own_data_only")
 

@@ -11,11 +11,11 @@ from torch import nn
 from torchvision import models
 
 from autolink import AutoLink, UserError
-from autolink.distil import Options, _images, _pairs, disagreement, distil, share_of_rate
-from autolink.distil_images import DAMAGES, damaged, scenes, textures
 from autolink.features import BuiltinFeatures, FeaturesConfig
 from autolink.losses import PerceptualLoss
 from autolink.training import seeded_generator
+from experiments.distil import Options, _images, _pairs, disagreement, distil, share_of_rate
+from experiments.distil_images import DAMAGES, damaged, scenes, textures
 
 
 def photos(count: int) -> torch.Tensor:
@@ -93,11 +93,11 @@ def options(tmp_path, name: str, **changes) -> Options:
 
 def test_resumed_run_equals_an_unbroken_one_and_its_file_opens(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("autolink.distil.HELD_OUT", 4)
+    monkeypatch.setattr("experiments.distil.HELD_OUT", 4)
     save_file(models.squeezenet1_1().features.state_dict(), tmp_path / "squeezenet1_1_features.safetensors")
     whole = distil(options(tmp_path, "whole"))
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("autolink.distil.damaged", StopAt(calls=4))
+        interrupted.setattr("experiments.distil.damaged", StopAt(calls=4))
         with pytest.raises(KeyboardInterrupt):
             distil(options(tmp_path, "parts"))
     parts = distil(options(tmp_path, "parts", resume=True))
@@ -113,7 +113,7 @@ def test_resumed_run_equals_an_unbroken_one_and_its_file_opens(tmp_path, monkeyp
 
 def test_the_first_step_follows_the_gradient_of_both_terms(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("autolink.distil.HELD_OUT", 4)
+    monkeypatch.setattr("experiments.distil.HELD_OUT", 4)
     save_file(models.squeezenet1_1().features.state_dict(), tmp_path / "squeezenet1_1_features.safetensors")
     asked = options(tmp_path, "run", steps=1, learning_rate=0.05)
     distil(asked)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from autolink import cli
-from autolink.edit import CHANGED, edit, parse_moves, unchanged
+from autolink.commands.edit import CHANGED, edit, parse_moves, unchanged
 from autolink.errors import UserError
 from autolink.model import AutoLink, AutoLinkConfig
 

@@ -21,10 +21,10 @@ from PIL import Image
 
 import autolink
 from autolink import devices
+from autolink.commands.detect import Options, detect
 from autolink.data.cache import cache_folder
 from autolink.data.landmarks import read_landmarks
 from autolink.errors import UserError, command
-from autolink.predictor import Options, detect
 from autolink.video import open_frames, write_video
 from autolink_apps.gan.poses import _read_csv
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from autolink import export
+from autolink.commands import export
 from autolink.model import AutoLink
 
 onnxruntime = pytest.importorskip("onnxruntime")

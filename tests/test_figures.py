@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from autolink.cli import main
-from autolink.figures import edge_brightness, topology_pairs, triples
+from autolink.commands.figures import edge_brightness, topology_pairs, triples
 from autolink.plots import edge_matrix_figure, samples_figure, sweep_figure, training_figure
 
 

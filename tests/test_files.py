@@ -17,8 +17,8 @@ from PIL import Image
 from autolink.data import open_data
 from autolink.errors import UserError
 from autolink.files import MEDIA, STILLS, list_files, what_is
-from autolink.media import open_container
 from autolink.video import open_frames, write_video
+from autolink.video.containers import open_container
 
 pytestmark = pytest.mark.usefixtures("own_data_only")
 

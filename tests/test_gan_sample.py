@@ -19,10 +19,10 @@ from PIL import Image
 from torchvision import models
 
 from autolink import features as extractors
+from autolink.commands.detect import Options as DetectOptions
+from autolink.commands.detect import detect
 from autolink.errors import UserError
 from autolink.model import AutoLinkConfig
-from autolink.predictor import Options as DetectOptions
-from autolink.predictor import detect
 from autolink.tracking.windows import Window, cut
 from autolink.video import VideoReader, write_video
 from autolink.weights import read_tensors

@@ -14,7 +14,8 @@ import torch
 from gan_runs import tiny_gan
 from PIL import Image, ImageCms
 
-from autolink import edit
+from autolink.commands import edit
+from autolink.commands.detect import Options, detect
 from autolink.data import open_data
 from autolink.data.folder import ImageFiles
 from autolink.data.shards import Encoded, decode
@@ -22,7 +23,6 @@ from autolink.errors import UserError
 from autolink.files import what_is
 from autolink.images import read_image, shown_size, upright_rgb, why_unreadable
 from autolink.model import AutoLink
-from autolink.predictor import Options, detect
 from autolink.video import open_frames
 from autolink_apps.gan.poses import check_poses, given_poses
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from autolink import AutoLink, load
+from autolink.commands.detect import detect_stream
 from autolink.errors import UserError
 from autolink.inference import fold, half_precision
 from autolink.layers import ConvDown, conv
-from autolink.predictor import detect_stream
 from autolink.video import VideoWriter, open_frames, write_video
 from autolink_apps.pose_transfer.model import PoseTransfer, PoseTransferConfig
 

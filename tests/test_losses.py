@@ -15,10 +15,10 @@ from torchvision import models
 
 from autolink import UserError
 from autolink.data import open_data
-from autolink.distil_images import damaged
 from autolink.features import FEATURES, Extractor, Features, Perceptual
 from autolink.losses import PerceptualLoss, mean_difference
 from autolink.priors import disagreement, faintness
+from experiments.distil_images import damaged
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from autolink.evaluate import _of_five_landmarks
+from autolink.commands.evaluate import _of_five_landmarks
 from autolink.metrics import (
     HUMAN36M_SIDES,
     PROTOCOLS,

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from autolink import cli, load
+from autolink.commands.detect import Options, detect
+from autolink.commands.tables import Detection, Tables
 from autolink.errors import UserError
 from autolink.model import AutoLink, AutoLinkConfig
-from autolink.predictor import Options, detect
 from autolink.smoothing import OneEuroFilter
-from autolink.tables import Detection, Tables
 from autolink.tracking.windows import Window, cut
 from autolink.video import write_video
 

@@ -14,10 +14,10 @@ import torch
 from autolink import AutoLink, UserError, weights
 from autolink.data import open_data
 from autolink.features import BuiltinFeatures
-from autolink.pretrained import add
 from autolink.weights import manifest, pretrained_folder, read_tensors, resolve
 from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN
 from autolink_apps.pose_transfer.model import PoseTransfer
+from experiments import ship
 
 ANSWERS = Path(__file__).with_name("pretrained_answers.json")
 
@@ -72,7 +72,7 @@ def test_everything_shipped_is_recorded_and_small():
 def test_shipped_model_knows_poses_of_its_training(name):
     tensors = read_tensors(resolve(name))
     bank = next((values for key, values in tensors.items() if key.removeprefix("autolink.") == "poses"), None)
-    assert bank is not None, f"{name} has no bank of poses; ship it with `add --poses DATA`"
+    assert bank is not None, f"{name} has no bank of poses; ship it with --poses DATA"
     assert bank.shape[0] >= 64 and bank.std(0).mean() > 0.01
 
 
@@ -81,19 +81,19 @@ def test_adding_a_model_records_it_and_refuses_a_large_one(tiny, tmp_path, monke
     shelf.mkdir()
     (shelf / "manifest.json").write_text("{}")
     monkeypatch.setattr(weights, "pretrained_folder", lambda: shelf)
-    monkeypatch.setattr(add, "pretrained_folder", lambda: shelf)
+    monkeypatch.setattr(ship, "pretrained_folder", lambda: shelf)
     file = tiny.save_pretrained(tmp_path / "run", {"data": "mine", "steps": 7, "options": {"seed": 1}})
-    options = add.Options("mine", file, terms="free", hardware="CPU", metric='{"error": 1.5}')
-    entry = add.add(options)
+    options = ship.Options("mine", file, terms="free", hardware="CPU", metric='{"error": 1.5}')
+    entry = ship.ship(options)
     assert entry["steps"] == 7 and entry["metric"] == {"error": 1.5} and weights.manifest() == {"mine": entry}
     images = pictures(64)
     assert torch.allclose(AutoLink.from_pretrained("mine").detect(images).xy, tiny.detect(images).xy, atol=1e-2)
     assert len(AutoLink.from_pretrained("mine").poses) == 0
-    add.add(replace(options, poses="synthetic"))
+    ship.ship(replace(options, poses="synthetic"))
     assert AutoLink.from_pretrained("mine").poses.shape == (256, 4, 2)
-    monkeypatch.setattr(add, "LIMIT", 1000)
+    monkeypatch.setattr(ship, "LIMIT", 1000)
     with pytest.raises(UserError, match="smaller --width"):
-        add.add(options)
+        ship.ship(options)
     assert (shelf / "mine.safetensors").is_file() and len(list(shelf.iterdir())) == 2  # the one of before
 
 

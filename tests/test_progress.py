@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from autolink import predictor, training
+from autolink import training
+from autolink.commands import detect
 from autolink.errors import Stopped, command
 from autolink.progress import Bar, as_asked, showing
 from autolink.training import RunLog, RunOptions, StepBar
@@ -91,7 +92,7 @@ def test_a_command_tells_how_far_it_is(tiny, tmp_path, capsys):
     for number in range(3):
         Image.new("RGB", (40, 40), (number, 90, 60)).save(tmp_path / f"{number}.png")
     inputs = tuple(sorted(tmp_path.glob("*.png")))
-    predictor.detect(predictor.Options(inputs, str(model), tmp_path / "out", overlays=False, progress="json"))
+    detect.detect(detect.Options(inputs, str(model), tmp_path / "out", overlays=False, progress="json"))
     last = events(capsys)[-1]
     assert (last["stage"], last["done"], last["of"]) == ("detect", 3, 3)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from autolink import reproduce, sweep, train
+from autolink import train
+from autolink.commands import reproduce, sweep
 from autolink.data.benchmarks import BENCHMARKS
 
 

@@ -23,8 +23,6 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from autolink import UserError, errors, runs, training
-from autolink.distil import Options as DistilOptions
-from autolink.distil import distil
 from autolink.runs import Stop
 from autolink.train import Options, autolink_for, train
 from autolink.training import Diverged, Ema
@@ -33,6 +31,8 @@ from autolink.weights import read_header, read_metadata, read_tensors
 from autolink_apps.gan import train as gan_training
 from autolink_apps.pose_transfer import adapt as adapting
 from autolink_apps.pose_transfer import train as transfer_training
+from experiments.distil import Options as DistilOptions
+from experiments.distil import distil
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +378,7 @@ def test_every_training_stops_and_goes_on(
     monkeypatch.setenv("AUTOLINK_WEIGHTS", str(tmp_path))
     squeezenet = models.squeezenet1_1().features.state_dict()
     save_file(squeezenet, tmp_path / "squeezenet1_1_features.safetensors")
-    monkeypatch.setattr("autolink.distil.HELD_OUT", 4)
+    monkeypatch.setattr("experiments.distil.HELD_OUT", 4)
     stopped_by(signal.SIGTERM)
     how = dict(steps=3, save_every=100)
     with pytest.raises(errors.Stopped, match="stopped after step 2 of 3, which is saved"):

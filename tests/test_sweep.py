@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from autolink import UserError, train
+from autolink.commands.sweep import SWEEPS, Cell, Options, _selected, _summary, _table, sweep
 from autolink.errors import Stopped
-from autolink.sweep import SWEEPS, Cell, Options, _selected, _summary, _table, sweep
 from autolink.training import Diverged
 
 
@@ -117,7 +117,7 @@ def test_mistakes_are_named_before_anything_is_trained(faces, tmp_path, monkeypa
 
 
 def test_a_sweep_may_be_shared_but_not_changed(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("autolink.sweep._run", lambda *given: None)
+    monkeypatch.setattr("autolink.commands.sweep._run", lambda *given: None)
     with pytest.raises(UserError, match="no run has a result"):
         sweep(options(faces, tmp_path))
     with pytest.raises(UserError, match="no run has a result"):  # other variants and seeds: the same sweep

@@ -14,7 +14,7 @@ import torch
 from transfer_files import TIMES, arguments_for, pictures, run_transfer, tiny_model, write_clips, write_model
 
 from autolink.video import open_frames
-from autolink.video_output import FolderWriter
+from autolink.video.outputs import FolderWriter
 from autolink_apps.pose_transfer.saved_motion import load_motion, save_motion
 
 

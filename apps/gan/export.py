@@ -16,8 +16,8 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autolink.commands.export import write_onnx
 from autolink.errors import command
-from autolink.export import write_onnx
 from autolink.outputs import refuse_inputs
 from autolink.pixels import unit_from_signed
 from autolink.ranges import Number, check

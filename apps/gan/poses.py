@@ -26,8 +26,8 @@ from PIL import Image
 from torch import Tensor
 
 from autolink.batching import Batches
+from autolink.commands.edit import parse_moves
 from autolink.devices import pick_device
-from autolink.edit import parse_moves
 from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.geometry import from_pixels

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from autolink.edit import parse_moves
+from autolink.commands.edit import parse_moves
 from autolink.errors import UserError, command
 from autolink.features import Perceptual
 from autolink.losses import PerceptualLoss, lpips_distance

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from autolink.batching import Batches
+from autolink.commands.edit import CHANGED, unchanged
 from autolink.data import open_data
 from autolink.detector import Keypoints
 from autolink.devices import pick_device
-from autolink.edit import CHANGED, unchanged
 from autolink.errors import UserError
 from autolink.geometry import MIN_SPREAD, spread
 from autolink.graph import skeleton

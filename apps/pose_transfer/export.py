@@ -17,8 +17,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from autolink.commands.export import resizing, write_onnx
 from autolink.errors import command
-from autolink.export import resizing, write_onnx
 from autolink.outputs import refuse_inputs
 from autolink.pixels import signed_from_unit
 from autolink.ranges import Checked

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autolink.calibrate import fingerprint
+from autolink.commands.calibrate import fingerprint
 from autolink.errors import UserError
 from autolink.weights import read_header, read_tensors, write_model
 

@@ -1,4 +1,4 @@
-"""Teach the built-in perceptual features to see as SqueezeNet does: `python -m autolink.distil --data SET...`.
+"""Teach the built-in perceptual features to see as SqueezeNet does: `python -m experiments.distil --data SET...`.
 
 The small network predicts the teacher's four stages on images and on damaged copies of them. Two errors are summed: of
 the features, and of their change from image to copy, which is what a perceptual distance is made of.
@@ -22,7 +22,6 @@ from autolink import hub
 from autolink.configuration import options_of
 from autolink.data import open_data
 from autolink.data.sample import spread
-from autolink.distil_images import damaged, scenes
 from autolink.errors import command
 from autolink.features import BuiltinFeatures, FeaturesConfig
 from autolink.losses import PerceptualLoss
@@ -44,6 +43,7 @@ from autolink.training import (
     seeded_generator,
     start,
 )
+from experiments.distil_images import damaged, scenes
 
 SIDE = 160
 """Side of the stored images, of which crops are trained on."""
@@ -212,7 +212,7 @@ def _images(source: str, split: str, options: Options) -> np.ndarray:
 
 @command
 def main() -> None:
-    """Entry point of `python -m autolink.distil`."""
+    """Entry point of `python -m experiments.distil`."""
     distil(options_of(Options, __doc__))
 
 

@@ -22,7 +22,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 from torch import Tensor
 
-from autolink import evaluate, train
+from autolink import train
+from autolink.commands import evaluate
 from autolink.configuration import options_of
 from autolink.data import open_samples
 from autolink.errors import Stopped, UserError, command

@@ -1,4 +1,4 @@
-"""Put a trained model among the shipped ones: `python -m autolink.pretrained.add NAME FILE --metric '{"…": …}'`.
+"""Put a trained model among the shipped ones: `python -m experiments.ship NAME FILE --metric '{"…": …}'`.
 
 Stores the weights as float16 and records in `manifest.json` what the file says of its own making. A model that was
 trained before there were banks of poses gets one from `--poses`.
@@ -46,7 +46,7 @@ class Options:
     """Data, as `--data` of the training, whose poses go into a file that holds none."""
 
 
-def add(options: Options) -> dict[str, Any]:
+def ship(options: Options) -> dict[str, Any]:
     """Copy the model into `pretrained/` and return its entry of the manifest.
 
     Raises:
@@ -111,8 +111,8 @@ def _commit() -> str:
 
 @command
 def main() -> None:
-    """Entry point of `python -m autolink.pretrained.add`."""
-    print(json.dumps(add(tyro.cli(Options, description=__doc__)), indent=2))
+    """Entry point of `python -m experiments.ship`."""
+    print(json.dumps(ship(tyro.cli(Options, description=__doc__)), indent=2))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import tyro
 from torch import Tensor
 
 from autolink.batching import Batches
-from autolink.calibrate import Calibration
+from autolink.commands.calibrate import Calibration
+from autolink.commands.tables import Detection, Format, Tables
 from autolink.devices import pick_device
 from autolink.errors import UserError, command, leave_out
 from autolink.files import MEDIA, list_files, no_media, what_is
@@ -30,7 +31,6 @@ from autolink.pixels import unit_from_pictures
 from autolink.progress import Bar, Progress, as_asked
 from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
-from autolink.tables import Detection, Format, Tables
 from autolink.threads import ahead
 from autolink.tracking.confidence import WindowDetector
 from autolink.tracking.follow import Crop, detect_followed

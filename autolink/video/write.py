@@ -1,7 +1,7 @@
-"""Videos, frame by frame into a file that plays whatever happens: `VideoWriter`.
+"""Frames to write: the choice of an output, and videos that play whatever happens (`VideoWriter`).
 
 Pictures are encoded into `NAME.part`, a fragmented mp4 (for an animation without loss, in RGB), and at the end copied,
-with the sound, into the file of the wanted kind; an animation is made of them (`autolink.animations`). An interrupted
+with the sound, into the file of the wanted kind; an animation is made of them (`animations`). An interrupted
 writer therefore leaves the same thing for every kind, and going on from it is the same for every kind: what is
 written after that goes into `NAME.part2`, and both are joined whenever there is time for it.
 """
@@ -9,10 +9,11 @@ written after that goes into `NAME.part2`, and both are joined whenever there is
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -24,11 +25,13 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from autolink import media
-from autolink.animations import ANIMATION_SUFFIXES, write_animation
 from autolink.errors import UserError
 from autolink.outputs import PARTS, refuse_inputs
-from autolink.video_output import FrameOutput, require_same
+from autolink.video.animations import ANIMATION_SUFFIXES, write_animation
+from autolink.video.containers import Packet, open_container, open_media, remuxed, reported, silence, time_of
+from autolink.video.outputs import FolderWriter, FrameOutput, require_same
+from autolink.video.read import VideoFrame
+from autolink.video.sound import MP4_SOUND, WEBM_SOUND, SoundFormat, Soundtrack
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +50,14 @@ class _Kind(NamedTuple):
     encoder: str
     options: dict[str, str]
     pixels: str
-    sound: media.SoundFormat | None
+    sound: SoundFormat | None
 
 
 # On a talking head at 256², VP9 with these options has the size of the mp4 and 0.5 dB less.
 _VP9 = {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "5", "row-mt": "1"}
 _KINDS = {
-    ".mp4": _Kind("libx264", {"crf": "18"}, "yuv420p", media.MP4_SOUND),
-    ".webm": _Kind("libvpx-vp9", _VP9, "yuv420p", media.WEBM_SOUND),
+    ".mp4": _Kind("libx264", {"crf": "18"}, "yuv420p", MP4_SOUND),
+    ".webm": _Kind("libvpx-vp9", _VP9, "yuv420p", WEBM_SOUND),
     **dict.fromkeys(ANIMATION_SUFFIXES, _Kind("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", None)),
 }
 _LARGEST_WEBP = 16383
@@ -150,13 +153,13 @@ class VideoWriter(FrameOutput):
         self._second = ticks if ticks <= _MOST_TICKS else _TICKS  # in ticks
         refuse_inputs([path], [audio_from])
         sound = self._kind.sound
-        self._soundtrack = None if sound is None else media.Soundtrack.of(audio_from, sound, audio_start)
+        self._soundtrack = None if sound is None else Soundtrack.of(audio_from, sound, audio_start)
         self._settings["encoder"] = f"{self._kind.encoder} of PyAV {av.__version__}"
         self._part, self._rest = (self.path.with_name(self.path.name + end) for end in PARTS)
         self._encoded = 0  # frames, by this writer
         self._whole = True  # whether the packets of all of them are in the file
-        media.silence()
-        with media.reported(self.path, "choose another place for it"):
+        silence()
+        with reported(self.path, "choose another place for it"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if resume and self._part.exists():
                 self._take_up()
@@ -207,7 +210,7 @@ class VideoWriter(FrameOutput):
         frame.time_base = Fraction(1, self._second)
         frame.pts = self._tick(time)
         frame.duration = self._tick(1 / self.frame_rate)
-        with media.reported(self.path, self._so_far):
+        with reported(self.path, self._so_far):
             self._whole = False
             self._container.mux(self._stream.encode(frame))
             self._whole = True
@@ -234,7 +237,7 @@ class VideoWriter(FrameOutput):
     def _complete(self, end: Fraction) -> None:
         """Makes the wanted file of the parts and the sound, with its index in front, and names it in one step."""
         complete = self.path.with_name(self.path.name + ".completing")
-        with media.reported(self.path, self._so_far):
+        with reported(self.path, self._so_far):
             self._end_part()
             try:
                 if self.path.suffix.lower() in ANIMATION_SUFFIXES:
@@ -279,7 +282,7 @@ class VideoWriter(FrameOutput):
         with ExitStack() as files:
             for packet in _chained(self._parts(files)):
                 self.written += 1
-                self.last_time = max(self.last_time or Fraction(0), media.time_of(packet))
+                self.last_time = max(self.last_time or Fraction(0), time_of(packet))
 
     def _join(self) -> None:
         """Makes one part of two, of frames that can be decoded."""
@@ -295,8 +298,8 @@ class VideoWriter(FrameOutput):
     def _copy(
         self,
         target: Path,
-        kind: media.SoundFormat | None = None,
-        soundtrack: media.Soundtrack | None = None,
+        kind: SoundFormat | None = None,
+        soundtrack: Soundtrack | None = None,
         end: Fraction = Fraction(0),
     ) -> None:
         """Copies packets of the parts into a new part, or, with the sound up to `end` seconds, into a finished file."""
@@ -309,9 +312,9 @@ class VideoWriter(FrameOutput):
             if container and self._note:
                 output.metadata["comment"] = self._note
             track = output.add_stream_from_template(parts[0].container.streams.video[0], opaque=True)
-            packets = [media.remuxed(_chained(parts), track)]
+            packets = [remuxed(_chained(parts), track)]
             if soundtrack is not None:
-                sound = files.enter_context(media.open_media(soundtrack.path))
+                sound = files.enter_context(open_media(soundtrack.path))
                 packets.append(soundtrack.packets(sound, output, end))
             for packet in heapq.merge(*packets, key=_decoded_at):
                 output.mux(packet)
@@ -327,11 +330,65 @@ class VideoWriter(FrameOutput):
         parts = []
         for path in (self._part, self._rest):
             with suppress(av.error.FFmpegError):
-                parts.append(_Part(files.enter_context(media.open_container(path)), _is_whole(path)))
+                parts.append(_Part(files.enter_context(open_container(path)), _is_whole(path)))
         return parts
 
 
-def _decoded_at(packet: media.Packet) -> Fraction:
+def open_output(
+    path: Path | str,
+    width: int,
+    height: int,
+    frame_rate: Fraction | float,
+    audio_from: Path | str | None = None,
+    *,
+    audio_start: Fraction | float = 0,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> FrameOutput:
+    """Where to write frames to: `.mp4`, `.webm`, `.gif`, `.webp`, `.apng`, or, without a suffix, a folder of PNG.
+
+    Args:
+        path: what is written; its suffix says how. See `VideoWriter` and `FolderWriter`.
+        width: of the images that are going to be written, in pixels.
+        height: likewise.
+        frame_rate: frames a second, see `FrameOutput`.
+        audio_from: a video or sound file: its sound from its first picture (time 0) on, up to the end of the last
+            frame. Left aside for an animation, and if the file has no sound.
+        audio_start: seconds after the first picture of `audio_from` that are time 0 here instead.
+        resume: go on from what an interrupted output of the same settings has left, if it has left anything:
+            `written` says how many frames are there already and are not to be written again.
+        settings: what else the frames depend on, as JSON has it, by names that a user knows: an interrupted output
+            goes on with the same settings alone.
+        about: what the finished output depends on, in the same way; it holds a word for each, see `require_made_with`.
+
+    Raises:
+        UserError: the path or `audio_from` cannot be used, or what was left is not the beginning of such an output.
+    """
+    check_output(path)
+    writer = VideoWriter if Path(path).suffix else FolderWriter
+    how: dict[str, Any] = dict(audio_start=audio_start, resume=resume, settings=settings, about=about)
+    return writer(path, width, height, frame_rate, audio_from, **how)
+
+
+def write_video(
+    path: Path | str,
+    frames: Iterable[np.ndarray | VideoFrame],
+    frame_rate: Fraction | float,
+    audio_from: Path | str | None = None,
+) -> None:
+    """Writes images, or frames with their times, all of one size. See `open_output`."""
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise UserError(f"{path}: not written, since there was no frame to write")
+    height, width = (first.image if isinstance(first, VideoFrame) else first).shape[:2]
+    with open_output(path, width, height, frame_rate, audio_from) as video:
+        for frame in itertools.chain([first], frames):
+            video.write(*(frame if isinstance(frame, VideoFrame) else (frame,)))
+
+
+def _decoded_at(packet: Packet) -> Fraction:
     assert packet.dts is not None and packet.time_base is not None
     return packet.dts * packet.time_base
 
@@ -347,9 +404,9 @@ def _is_whole(path: Path) -> bool:
         return file.read() == _END
 
 
-def _groups(part: _Part) -> Iterator[media.Packet]:
+def _groups(part: _Part) -> Iterator[Packet]:
     """Packets of a part that can be relied on: whole groups, each from a key frame to the next."""
-    group: list[media.Packet] = []
+    group: list[Packet] = []
     with suppress(av.error.FFmpegError):  # here the kill came
         for packet in part.container.demux(video=0):
             if packet.dts is None:
@@ -362,7 +419,7 @@ def _groups(part: _Part) -> Iterator[media.Packet]:
         yield from group
 
 
-def _chained(parts: list[_Part]) -> Iterator[media.Packet]:
+def _chained(parts: list[_Part]) -> Iterator[Packet]:
     """Packets of one part after the other."""
     last_dts: int | None = None
     last_pts: int | None = None

@@ -1,14 +1,4 @@
-"""Video as a stream of frames, in and out, with PyAV: a clip is never in memory as a whole.
-
-Read with `open_frames` (a video, an animation, a picture, a folder of pictures); write with `open_output`
-(an mp4, a webm, an animation, a folder of pictures) or `VideoWriter`:
-
-    with (
-        open_frames("in.mov") as frames,
-        open_output("out.mp4", frames.width, frames.height, frames.frame_rate, audio_from="in.mov") as video,
-    ):
-        for image, time in frames:
-            video.write(image, time)
+"""Frames to read, one after the other: of a video, an animation, a picture, or a folder of pictures.
 
 What arrives is what a player shows: frames are turned and mirrored as the file's display matrix says,
 resampled to square pixels, and carry their own time, so that variable and non-integer frame rates survive.
@@ -19,45 +9,24 @@ Colours of a file that does not name their matrix are read as BT.601, as ffmpeg 
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from autolink import media
 from autolink.errors import UserError, leave_out
 from autolink.files import STILLS, list_files, no_media, what_is
 from autolink.images import read_animation, read_image, shown_size, upright_rgb
-from autolink.video_output import FolderWriter, FrameOutput, check_begun, is_complete, read_times, require_made_with
-from autolink.video_writer import VideoWriter, check_output
-
-__all__ = [
-    "DEFAULT_FRAME_RATE",
-    "Animation",
-    "FolderWriter",
-    "FrameOutput",
-    "FrameSource",
-    "ImageFrames",
-    "VideoFrame",
-    "VideoReader",
-    "VideoWriter",
-    "check_begun",
-    "check_output",
-    "is_complete",
-    "open_frames",
-    "open_output",
-    "require_made_with",
-    "write_video",
-]
+from autolink.video.containers import decode, open_media, orientation, time_of, upright, video_stream
+from autolink.video.outputs import read_times
 
 DEFAULT_FRAME_RATE = Fraction(25)  # of pictures, and of a stream that does not tell its own
 
@@ -239,12 +208,12 @@ class VideoReader(FrameSource):
 
     def __init__(self, path: Path | str):
         super().__init__(path)
-        with media.open_media(self.path) as container:
-            stream = media.video_stream(container)
+        with open_media(self.path) as container:
+            stream = video_stream(container)
             if stream is None:
                 others = sorted({other.type for other in container.streams} - {"video"})
                 raise UserError(f"{path}: no video in it, only {', '.join(others)}; expected a video")
-            first = next(media.decode(container, stream, self.path), None)
+            first = next(decode(container, stream, self.path), None)
             if first is None:
                 raise UserError(f"{path}: no frame in it can be decoded; re-encode it, or give another video")
             self.has_audio = bool(container.streams.audio)
@@ -260,7 +229,7 @@ class VideoReader(FrameSource):
         one = Fraction(1)
         width, height = round(first.width * max(aspect, one)), round(first.height / min(aspect, one))
         self._size = width, height  # of square pixels, not yet upright
-        self._orientation = media.orientation(first)
+        self._orientation = orientation(first)
         self.width, self.height = (height, width) if self._orientation[0] else (width, height)
 
     def _frames_near(self, seconds: float) -> Generator[VideoFrame, None, None]:
@@ -269,15 +238,15 @@ class VideoReader(FrameSource):
     def _frames(self, seconds: Fraction = Fraction(0)) -> Generator[VideoFrame, None, None]:
         reformatter = VideoReformatter()
         start, last = Fraction(0), None
-        with media.open_media(self.path) as container:
-            stream = media.video_stream(container)
+        with open_media(self.path) as container:
+            stream = video_stream(container)
             assert stream is not None  # there was one when it was opened
             if seconds > 0 and stream.start_time is not None and stream.time_base is not None:
                 # to the last key frame before
                 start, last = stream.start_time * stream.time_base, Fraction(-1)
                 container.seek(stream.start_time + int(seconds / stream.time_base), stream=stream)
-            for frame in media.decode(container, stream, self.path):
-                now = None if frame.pts is None else media.time_of(frame)
+            for frame in decode(container, stream, self.path):
+                now = None if frame.pts is None else time_of(frame)
                 if last is None:
                     start, time = now or Fraction(0), Fraction(0)
                 elif now is None or now - start <= last:
@@ -290,61 +259,7 @@ class VideoReader(FrameSource):
                 image = reformatter.reformat(frame, *self._size, format=pixels, interpolation=_TO_RGB).to_ndarray()
                 if transparent:
                     image = np.array(upright_rgb(Image.fromarray(image)))
-                yield VideoFrame(media.upright(image, *self._orientation), time)
-
-
-def open_output(
-    path: Path | str,
-    width: int,
-    height: int,
-    frame_rate: Fraction | float,
-    audio_from: Path | str | None = None,
-    *,
-    audio_start: Fraction | float = 0,
-    resume: bool = False,
-    settings: Mapping[str, Any] | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> FrameOutput:
-    """Where to write frames to: `.mp4`, `.webm`, `.gif`, `.webp`, `.apng`, or, without a suffix, a folder of PNG.
-
-    Args:
-        path: what is written; its suffix says how. See `VideoWriter` and `FolderWriter`.
-        width: of the images that are going to be written, in pixels.
-        height: likewise.
-        frame_rate: frames a second, see `FrameOutput`.
-        audio_from: a video or sound file: its sound from its first picture (time 0) on, up to the end of the last
-            frame. Left aside for an animation, and if the file has no sound.
-        audio_start: seconds after the first picture of `audio_from` that are time 0 here instead.
-        resume: go on from what an interrupted output of the same settings has left, if it has left anything:
-            `written` says how many frames are there already and are not to be written again.
-        settings: what else the frames depend on, as JSON has it, by names that a user knows: an interrupted output
-            goes on with the same settings alone.
-        about: what the finished output depends on, in the same way; it holds a word for each, see `require_made_with`.
-
-    Raises:
-        UserError: the path or `audio_from` cannot be used, or what was left is not the beginning of such an output.
-    """
-    check_output(path)
-    writer = VideoWriter if Path(path).suffix else FolderWriter
-    how: dict[str, Any] = dict(audio_start=audio_start, resume=resume, settings=settings, about=about)
-    return writer(path, width, height, frame_rate, audio_from, **how)
-
-
-def write_video(
-    path: Path | str,
-    frames: Iterable[np.ndarray | VideoFrame],
-    frame_rate: Fraction | float,
-    audio_from: Path | str | None = None,
-) -> None:
-    """Writes images, or frames with their times, all of one size. See `open_output`."""
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        raise UserError(f"{path}: not written, since there was no frame to write")
-    height, width = (first.image if isinstance(first, VideoFrame) else first).shape[:2]
-    with open_output(path, width, height, frame_rate, audio_from) as video:
-        for frame in itertools.chain([first], frames):
-            video.write(*(frame if isinstance(frame, VideoFrame) else (frame,)))
+                yield VideoFrame(upright(image, *self._orientation), time)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

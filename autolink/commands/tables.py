@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autolink.calibrate import Calibration
+from autolink.commands.calibrate import Calibration
 from autolink.detector import Keypoints
 from autolink.errors import UserError
 from autolink.geometry import to_pixels

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from autolink import media
-from autolink.animations import ANIMATION_SUFFIXES, read_note
 from autolink.errors import UserError
 from autolink.files import STILLS, holds
 from autolink.images import png
 from autolink.outputs import write_json, write_text
+from autolink.video.animations import ANIMATION_SUFFIXES, read_note
+from autolink.video.containers import open_media, reported
+from autolink.video.sound import MP4_SOUND, Soundtrack
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _made_with(path: Path) -> dict[str, str]:
         elif path.suffix.lower() in ANIMATION_SUFFIXES:
             text = read_note(path)
         else:
-            with media.open_media(path) as container:
+            with open_media(path) as container:
                 text = next((value for key, value in container.metadata.items() if key.lower() == "comment"), None)
         words = json.loads(text)
     except (OSError, UserError, ValueError, TypeError):  # no such note
@@ -248,9 +249,9 @@ class FolderWriter(FrameOutput):
         about: Mapping[str, Any] | None = None,
     ):
         super().__init__(path, width, height, frame_rate, settings, about)
-        self._soundtrack = media.Soundtrack.of(audio_from, media.MP4_SOUND, audio_start)
+        self._soundtrack = Soundtrack.of(audio_from, MP4_SOUND, audio_start)
         times = self.path / _TIMES
-        with media.reported(self.path, "choose another place for it"):
+        with reported(self.path, "choose another place for it"):
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             rows = self._kept(times) if resume and begun_file(self.path).is_file() and times.is_file() else []
@@ -279,7 +280,7 @@ class FolderWriter(FrameOutput):
     def _put(self, image: np.ndarray, time: Fraction) -> None:
         picture = self.path / _name(self.written)
         part = picture.with_suffix(".png.part")
-        with media.reported(self.path, f"the {self.written} pictures written so far are in it"):
+        with reported(self.path, f"the {self.written} pictures written so far are in it"):
             part.write_bytes(png(image))
             self._times.write(f"{picture.name},{Decimal(time.numerator) / time.denominator:.12f}\n")
             self._times.flush()
@@ -288,7 +289,7 @@ class FolderWriter(FrameOutput):
     def _complete(self, end: Fraction) -> None:
         self._times.close()
         if self._soundtrack is not None:
-            with media.reported(self.path, "its pictures are complete, its sound is not"):
+            with reported(self.path, "its pictures are complete, its sound is not"):
                 self._soundtrack.write(self.path / "sound.m4a", end)
         if self._note:
             write_text(self.path / _MADE, self._note)

@@ -19,7 +19,7 @@ from av.filter.context import FilterContext
 from av.video.stream import VideoStream
 from PIL import Image
 
-from autolink.media import time_of
+from autolink.video.containers import time_of
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".webp", ".apng"})
 """Of the animations that can be written."""
