@@ -36,6 +36,40 @@ def test_many_videos_are_held_out_as_a_whole(tmp_path):
     assert len(set(val.clips)) == 1 and len(set(train.clips)) == 9 and not set(train.clips) & set(val.clips)
 
 
+def test_whole_people_are_held_out(tmp_path):
+    """Also of fewer than ten videos; whoever is not named is somebody of his own."""
+    root = tmp_path / "videos"
+    for i in range(8):
+        video(root / f"v{i}.mp4", frames=3)
+    lines = [f"v{i}.mp4,{'ann' if i % 2 else 'bob'}" for i in range(6)]
+    (root / "people.csv").write_text("\n".join(["clip,person", *lines]))
+    train, val = open_data(str(root), 16), open_data(str(root), 16, "val")
+    assert {*train.people, *val.people} == {"ann", "bob", "v6.mp4", "v7.mp4"}
+    assert len({*val.people}) == 1 and not {*train.people} & {*val.people}
+    assert all(
+        (person == "ann") == (clip in ("v1.mp4", "v3.mp4", "v5.mp4")) for clip, person in zip(train.clips, train.people)
+    )
+    (root / "people.csv").write_text("\n".join(["clip,person", *(f"v{i}.mp4,ann" for i in range(8))]))
+    assert open_data(str(root), 16, "val").clips == [f"v{i}.mp4" for i in range(8)]  # one person cannot be held out
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("clip,person\nv0.mp4,ann\nv9.mp4,bob\n", "names 'v9.mp4', which is no file"),
+        ("file,who\nv0.mp4,ann\n", "expected a header 'clip,person'"),
+        ("clip,person\nv0.mp4\n", "two fields in each line"),
+        ("", "expected a header 'clip,person'"),
+    ],
+)
+def test_people_that_cannot_be_told_are_one_line(tmp_path, text, named):
+    video(tmp_path / "videos" / "v0.mp4")
+    (tmp_path / "videos" / "people.csv").write_text(text)
+    with pytest.raises(UserError) as error:
+        open_data(str(tmp_path / "videos"), 16)
+    one_line(error, named)
+
+
 def test_videos_are_decoded_once(tmp_path, monkeypatch):
     path = video(tmp_path / "one.mp4")
     first = open_data(str(path), 32)

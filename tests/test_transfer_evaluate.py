@@ -37,7 +37,7 @@ from autolink_apps.pose_transfer.metrics import (
     sharpness,
     still_pixels,
 )
-from autolink_apps.pose_transfer.report import Row, mean_scores, table
+from autolink_apps.pose_transfer.report import Row, mean_scores, table, table_of_people
 
 
 def grey(*levels: int, side: int = 8) -> torch.Tensor:
@@ -152,6 +152,17 @@ def test_means_leave_out_what_is_undefined() -> None:
     assert drawn[2] == "| x | 0.2000 | ∞ | 3.10 | – |"
 
 
+def test_people_have_the_mean_of_their_clips() -> None:
+    def row(clip: str, person: str, l1: float) -> Row:
+        return Row(
+            clip, 3, {"true clip": {"l1": 0.0, "perceptual": 0.0}, "x": {"l1": l1, "perceptual": 2 * l1}}, person
+        )
+
+    lines = table_of_people([row("a1", "ann", 0.1), row("b1", "bob", 0.2), row("a2", "ann", 0.3)]).splitlines()
+    assert lines[0] == "| person | clips | L1 ↓ x | perceptual ↓ x |"
+    assert lines[2:] == ["| ann | 2 | 0.2000 | 0.4000 |", "| bob | 1 | 0.2000 | 0.4000 |"]
+
+
 # The command
 
 CLIPS, FRAMES = 3, 6
@@ -235,6 +246,7 @@ def test_reconstruction_is_what_one_computes_by_hand(report: dict, model_file: P
 
     lines = list(csv.DictReader((output / "reconstruction.csv").open()))
     assert len(lines) == CLIPS * 4
+    assert {(line["clip"], line["person"]) for line in lines} == {(f"val/walk{c}",) * 2 for c in "abc"}
     l1_of_copies = [float(line["l1"]) for line in lines if line["judged"] == "copy of the source"]
     assert l1_of_copies == pytest.approx(copied, rel=1e-4)
 
@@ -257,7 +269,7 @@ def test_output_folder_has_all_of_it(report: dict, output: Path) -> None:
     assert {path.name for path in output.iterdir()} == names | {"stdout", "stderr"}
     shown = (output / "stderr").read_text()
     assert (output / "tables.md").read_text() in shown
-    assert "| copy of the source |" in shown and "landmarks, % ↓" in shown
+    assert "| copy of the source |" in shown and "| val/walka | 1 | " in shown and "landmarks, % ↓" in shown
     assert json.loads((output / "report.json").read_text()) == report
     for protocol in ("reconstruction", "animation"):
         assert Image.open(output / f"{protocol}.png").size == (5 * 34 - 2, CLIPS * 34 - 2)

@@ -12,9 +12,12 @@ from PIL import Image
 
 from autolink import UserError
 from autolink.data import open_data
-from autolink.data.pairs import FramePairs
+from autolink.data.pairs import PARTNERS, FramePairs, StillPairs, resting_at_edge
+from autolink.data.sample import Mixture
 from autolink.data.synthetic import SyntheticFigures
+from autolink.geometry import pixel_grid
 from autolink.training import SeededBatches
+from autolink.warps import Warps
 from autolink_apps.pose_transfer.augment import augment
 
 
@@ -133,3 +136,51 @@ def test_augmentation_depends_on_its_generator_alone() -> None:
     again, different = (augment(images, others, torch.Generator().manual_seed(seed)) for seed in (3, 4))
     assert all(torch.equal(a, b) for a, b in zip(first, again))
     assert not torch.equal(first[0], different[0])
+
+
+# Pictures of individuals that no clip shows
+
+
+def test_a_still_is_paired_with_a_warped_copy_of_itself(tmp_path: Path) -> None:
+    """Every place of the copy is found in the picture where the warp says, and the edge rests."""
+    size = 64
+    ramp = np.linspace(40, 215, size)
+    pixels = np.stack([np.tile(ramp, (size, 1)), np.tile(ramp[:, None], (1, size)), np.full((size, size), 90)], -1)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "one.png")
+    picture(tmp_path / "two.png")
+    stills = open_data(str(tmp_path), size, "all")
+    pairs = StillPairs(stills, seed=1)
+    index = stills.names.index("one.png")
+    copy, shown, clip = pairs[index]
+    assert torch.equal(shown, stills[index].image) and clip == "one.png" and len(pairs) == 2 * PARTNERS
+    unit = ((copy[:2].float() - 40) / 175 * (size - 1) + 0.5) / size * 2 - 1  # x and y of what each pixel shows
+    motion = (unit - pixel_grid(size, size).permute(2, 0, 1)).norm(dim=0)
+    assert motion[20:44, 20:44].mean() > 0.06 > 0.04 > max(motion[0].max(), motion[:, -1].max())
+    assert (copy[2].float() - 90).abs().max() <= 1  # no change of colours
+    again, other, later = StillPairs(stills, seed=1)[index], StillPairs(stills, seed=2)[index], pairs[index + 2]
+    assert torch.equal(again.source, copy)
+    assert not torch.equal(other.source, copy) and not torch.equal(later.source, copy)
+
+
+def test_warps_that_rest_at_the_edge_do_not_fold() -> None:
+    places = resting_at_edge(Warps(64, torch.Generator().manual_seed(0)).places(32, 32))
+    across, down = places.diff(dim=2)[:, :-1], places.diff(dim=1)[:, :, :-1]
+    assert (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).min() > 0
+    assert places.abs().max() < 1  # nothing is fetched from outside
+
+
+def test_of_several_data_sets_each_counts_the_same(tmp_path: Path) -> None:
+    def folder(name: str, count: int) -> FramePairs:
+        for clip in range(2):
+            for number in range(count):
+                picture(tmp_path / name / f"{name}{clip}" / f"{number}.png")
+        return FramePairs(open_data(str(tmp_path / name), 16, "all"))
+
+    parts = [folder("a", 2), folder("b", 5), folder("c", 3)]
+    mixed = Mixture(*parts)
+    assert len(mixed) == 3 * len(parts[1]) and mixed.name == "a and b and c"
+    clips = [mixed[index].clip[0] for index in range(60)]
+    assert clips == ["a", "b", "c"] * 20
+    assert {mixed[index].clip for index in range(0, 60, 3)} == {"a0", "a1"}
+    with_stills = Mixture(parts[0], StillPairs(open_data(str(tmp_path / "b"), 16, "all")))
+    assert [Path(with_stills[index].clip).parts[0][0] for index in range(4)] == ["a", "b", "a", "b"]

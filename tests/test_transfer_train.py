@@ -91,6 +91,36 @@ def test_resumed_run_equals_an_unbroken_one(frame_folders: Path, autolink_file: 
     assert json.loads(logs[0][-1]).keys() == {"step"} | measured
 
 
+def test_several_data_sets_and_stills_are_learned_from(
+    monkeypatch: pytest.MonkeyPatch, frame_folders: Path, autolink_file: Path, tmp_path: Path
+) -> None:
+    """Each as much as --data, all stills together; clips of all are held out; and another list is another run."""
+    further, alone, others = (tmp_path / name for name in ("further", "alone", "others"))
+    for number in range(60):
+        for file in (
+            further / f"clip{number % 2}" / f"{number}.png",
+            alone / f"{number}.png",
+            others / f"{number}.png",
+        ):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (4 * number, 0, 0)).save(file)
+    learned, shown, load, look = [], [], training.endless_loader, training.network_inputs
+    monkeypatch.setattr(training, "endless_loader", lambda pairs, *rest: learned.append(pairs) or load(pairs, *rest))
+    monkeypatch.setattr(training, "network_inputs", lambda *given: shown.append(given[-1]) or look(*given))
+    more = dict(mix_with=(str(further),), stills=(str(alone), str(others)))
+    options = options_for(frame_folders, autolink_file, tmp_path / "run", steps=1, sample_every=0, **more)
+    model = PoseTransfer.from_pretrained(training.train(options))
+    (pairs,) = learned
+    of = [pairs[index].clip for index in range(6)]
+    assert [Path(clip).parts[0].rstrip("01") for clip in (of[1], of[4])] == ["clip", "clip"]
+    assert all(clip.endswith(".png") for clip in (of[2], of[5])) and not any(".png" in clip for clip in of[:2])
+    assert model.metadata["data"] == f"{frame_folders.name} and further and alone and others"
+    reddish = (shown[-1][:, 0] > shown[-1][:, 2] + 0.05).flatten(1).float().mean(1) == 1  # the plain pictures
+    assert reddish.any() and not reddish.all()
+    with pytest.raises(UserError, match=r"--stills .*alone .*, but the run began with .*alone .*others"):
+        training.train(dataclasses.replace(options, stills=(str(alone),), steps=2, resume=True))
+
+
 def test_model_file_holds_the_average_and_the_autolink_as_it_was(
     frame_folders: Path, autolink_file: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,8 @@ Two protocols, each with the same numbers for what needs no network (`metrics.py
 - *Self-reconstruction*: the first frame of a clip is the source, the keypoints of every later frame drive it
   absolutely, and that frame is the truth. Beside the model stand the true clip itself, which shows how far the
   measures go by themselves; copying the source; and the nearest frame of the clip by keypoints, of those that are a
-  quarter of the clip away or further in time, and the first.
+  quarter of the clip away or further in time, and the first. Errors are also listed by person, where the data say who
+  is shown.
   With `--parts` also the model without what keeps still, and as it is at the network's size, enlarged.
 - *Animation*: the first frame of a clip is the source, another clip drives it, and there is no truth. Do the keypoints
   found in the result move as was asked, and whose looks has it? Beside the model stand copying the source, the nearest
@@ -114,6 +115,8 @@ class Clip(NamedTuple):
     """The frames of one clip."""
 
     name: str
+    person: str
+    """Who it shows; the clip's name where that is not known."""
     frames: Tensor
     """(T, 3, S, S) uint8."""
     landmarks: Tensor
@@ -220,6 +223,9 @@ class Clips:
             for index, (clip, name) in enumerate(zip(clips, names)):
                 if clip:
                     members.setdefault(clip, []).append((name, part, index))
+        self.people = {
+            clip: who for part in parts for clip, who in zip(part.clips, getattr(part, "people", part.clips))
+        }
         found = [(name, sorted(frames, key=lambda frame: frame[0])) for name, frames in members.items()]
         found = [(name, frames) for name, frames in found if len(frames) > judge.options.every]
         if not found:
@@ -239,7 +245,8 @@ class Clips:
         options = self.judge.options
         samples = [part[place] for _, part, place in frames[:: options.every][: options.max_frames]]
         video = torch.stack([sample.image for sample in samples])
-        return Clip(name, video, torch.stack([sample.landmarks for sample in samples]), self.judge.detect(video))
+        landmarks = torch.stack([sample.landmarks for sample in samples])
+        return Clip(name, self.people[name], video, landmarks, self.judge.detect(video))
 
 
 def nearest_frames(keypoints: Tensor) -> Tensor:
@@ -339,11 +346,12 @@ def evaluate(options: Options) -> dict[str, Any]:
     for clip in Bar((clips[i] for i in range(len(clips))), "reconstruct", len(clips), unit="clip"):
         videos = reconstruct(judge, clip)
         rows = {name: score_reconstruction(judge, clip, made, landmarks) for name, made in videos.items()}
-        report.add("reconstruction", Row(clip.name, len(clip.frames) - 1, rows), clip.frames[0], videos)
+        report.add("reconstruction", Row(clip.name, len(clip.frames) - 1, rows, clip.person), clip.frames[0], videos)
     for source, driver in Bar(pairs(clips, drivers), "animate", len(clips), unit="pair"):
         asked, videos = animate(judge, source, driver)
         rows = {name: score_animation(judge, source, driver, asked, made) for name, made in videos.items()}
-        report.add("animation", Row(f"{source.name} as {driver.name}", len(asked), rows), source.frames[0], videos)
+        row = Row(f"{source.name} as {driver.name}", len(asked), rows, source.person)
+        report.add("animation", row, source.frames[0], videos)
     return report.finish(
         {
             "model": options.model,

@@ -47,6 +47,8 @@ class Row(NamedTuple):
     """That were judged."""
     scores: dict[str, dict[str, float]]
     """Numbers by name, by what was judged."""
+    person: str = ""
+    """Who it shows."""
 
 
 class Report:
@@ -77,6 +79,8 @@ class Report:
             scores = {name: {key: _plain(value) for key, value in of.items()} for name, of in means.items()}
             report[protocol] = {"clips": len(rows), "frames": frames, "scores": scores}
             tables.append(f"{protocol}: {len(rows)} clips, {frames} frames\n\n{table(means)}")
+            if "l1" in next(iter(means.values())):  # there is a truth
+                tables.append(f"by person:\n\n{table_of_people(rows)}")
         text = f"{about['model']} on {about['data']}, perceptual: {about['perceptual']}\n\n" + "\n\n".join(tables)
         print(f"\n{text}", file=sys.stderr)
         if self.output is not None:
@@ -99,11 +103,30 @@ def mean_scores(rows: list[Row]) -> dict[str, dict[str, float]]:
     return {name: {key: mean(name, key) for key in scores} for name, scores in rows[0].scores.items()}
 
 
+def table_of_people(rows: list[Row]) -> str:
+    """A markdown table, a line for each person: errors, means over the clips that show the person."""
+    people: dict[str, list[Row]] = {}
+    for row in rows:
+        people.setdefault(row.person, []).append(row)
+    judged = [name for name, of in mean_scores(rows).items() if of["l1"]]  # a true clip has none
+    columns = [(name, key) for key in ("l1", "perceptual") for name in judged]
+    lines = [["person", "clips", *(f"{COLUMNS[key][0]} {name}" for name, key in columns)]]
+    lines.append(["---"] * len(lines[0]))
+    for person, own in people.items():
+        means = mean_scores(own)
+        lines.append([person, str(len(own)), *(_shown(means[name][key]) for name, key in columns)])
+    return _markdown(lines)
+
+
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """A markdown table, a line for each of those judged."""
     keys = list(next(iter(scores.values())))
     lines = [["", *(COLUMNS[key][0] for key in keys)], ["---"] * (len(keys) + 1)]
     lines += [[name, *(_shown(of[key] * COLUMNS[key][1]) for key in keys)] for name, of in scores.items()]
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -124,7 +147,7 @@ def _write_csv(path: Path, rows: list[Row]) -> None:
     keys = list(next(iter(rows[0].scores.values())))
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = csv.writer(file)
-        lines.writerow(["clip", "frames", "judged", *keys])
+        lines.writerow(["clip", "person", "frames", "judged", *keys])
         for row in rows:
             for name, scores in row.scores.items():
-                lines.writerow([row.clip, row.frames, name, *(f"{scores[key]:.6g}" for key in keys)])
+                lines.writerow([row.clip, row.person, row.frames, name, *(f"{scores[key]:.6g}" for key in keys)])

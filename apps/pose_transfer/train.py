@@ -22,8 +22,9 @@ from torch.utils.data import default_collate
 from autolink import hub
 from autolink.adversarial import Discriminator
 from autolink.configuration import options_of
-from autolink.data import open_samples
-from autolink.data.pairs import FramePairs
+from autolink.data import SampleSet, open_samples
+from autolink.data.pairs import FramePairs, StillPairs
+from autolink.data.sample import Items, Mixture
 from autolink.errors import UserError, command
 from autolink.features import Features
 from autolink.losses import PerceptualLoss, light_features
@@ -99,6 +100,11 @@ class Options(RunOptions):
     """Side of the square images: 64, 128 or 256; default that of --start-from, else 128, on a processor 64."""
     width: Open[Width] = OPEN
     """Channel multiplier on the paper's networks; default that of --start-from, else 1, on a processor 0.25."""
+    mix_with: tuple[str, ...] = ()
+    """Further clips, named as --data is; each data set is as much of the training as --data."""
+    stills: tuple[str, ...] = ()
+    """Pictures of single individuals, for looks that no clip shows: each is paired with a warped copy of itself. All of
+    them together are as much of the training as --data."""
     autolink: str | None = None
     """Frozen AutoLink: file, folder, shipped name or hub id. Else this data's is used, or trained."""
     appearance: Appearance = "warped"
@@ -157,9 +163,8 @@ def train(options: Options) -> Path:
     options = with_defaults(options, begun)
     # Opened before anything is trained, so that a mistyped path is found at once.
     with local_main_first():  # videos are decoded into a cache once
-        pairs = FramePairs(open_samples(options.data, options.image_size, "train", options.data_root), options.seed)
-        others = FramePairs(open_samples(options.data, options.image_size, "val", options.data_root))
-        pairs.warn_of_strangers()
+        pairs = _training_pairs(options)
+        others = [FramePairs(_opened(name, options, "val")) for name in _clips(options)]
     if begun is not None:
         _require_alike(begun, options)
     chosen = autolink_for(
@@ -173,7 +178,8 @@ def train(options: Options) -> Path:
 
     accelerator = start(replace(options, autolink=str(chosen)), may_change={*MAY_CHANGE, *LEARNER})
     device = accelerator.device
-    held_out = [to_network(frames, device) for frames in default_collate(others.spread(HELD_OUT))[:2]]
+    shown = [pair for part in others for pair in part.spread(HELD_OUT // len(others))]
+    held_out = [to_network(frames, device) for frames in default_collate(shown)[:2]]
     perceptual = PerceptualLoss(options.perceptual).to(device) if options.perceptual_weight else None
 
     model = PoseTransfer.around(autolink, options.image_size, options.width, options.appearance)
@@ -204,13 +210,38 @@ def train(options: Options) -> Path:
     return file
 
 
+def _clips(options: Options) -> list[str]:
+    return [options.data, *options.mix_with]
+
+
+def _opened(name: str, options: Options, split: str) -> SampleSet:
+    return open_samples(name, options.image_size, split, options.data_root)
+
+
+def _training_pairs(options: Options) -> Items:
+    """What is learned from: pairs of frames of one data set, or of several, and of stills.
+
+    Raises:
+        UserError: If one cannot be opened, or clips have no pairs.
+    """
+    parts: list[Items] = []
+    for name in _clips(options):
+        pairs = FramePairs(_opened(name, options, "train"), options.seed)
+        pairs.warn_of_strangers()
+        parts.append(pairs)
+    stills: list[Items] = [StillPairs(_opened(name, options, "train"), options.seed) for name in options.stills]
+    if stills:
+        parts.append(Mixture(*stills))
+    return Mixture(*parts) if len(parts) > 1 else parts[0]
+
+
 def teach(
     accelerator: Accelerator,
     options: Options | Run,
     model: PoseTransfer,
     perceptual: PerceptualLoss | None,
     weights: Weights,
-    pairs: FramePairs,
+    pairs: Items,
     examine: Callable[[PoseTransfer], tuple[dict[str, float], Tensor]],
     about: Callable[[int], dict[str, Any] | None],
     name: str,

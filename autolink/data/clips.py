@@ -4,8 +4,8 @@ The frames are decoded once, cut to the square that the networks see, and kept a
 colour) in `$AUTOLINK_CACHE/frames`, by default `~/.cache/autolink/frames`: one folder for each video and
 size, made again when the video changes. From there on they are images like any others.
 
-Splits: `train/` and `val/` if the folder has them; else a tenth of the videos is "val", or, of fewer than ten
-videos, the last tenth of each.
+Splits: `train/` and `val/` if the folder has them; else a tenth of the videos is "val" (of the people, where a
+`people.csv` says who they are, see `splits.py`), or, of fewer than ten videos, the last tenth of each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 
 from autolink.data.cache import cache_folder, fingerprint, unwritable
 from autolink.data.folder import ImageFiles, split_files
-from autolink.data.splits import ENOUGH, held_out_split, hold_out
+from autolink.data.splits import ENOUGH, held_out_split, hold_out, people_in
 from autolink.errors import UserError
 from autolink.files import MOVING
 from autolink.images import square
@@ -55,12 +55,16 @@ def open_clips(path: Path, image_size: int, split: str = "train", name: str | No
         root, videos, given = path.parent, [path.name], None
     else:
         root, (videos, given) = path, split_files(path, split, MOVING)
-    whole = given is not None or len(videos) >= ENOUGH
+    people = people_in(root, videos) if path.is_dir() else None
+    shown = videos if people is None else [people[video] for video in videos]
+    whole = given is not None or len({*shown}) >= (ENOUGH if people is None else 2)
     if whole and given is None:
-        held_out = hold_out(videos)
+        held_out = hold_out(shown)
         videos = [video for video, held in zip(videos, held_out, strict=True) if held == held_out_split(split)]
-
-    return frames_of(name or path.resolve().stem, root, videos, image_size, None if whole else split)
+    frames = frames_of(name or path.resolve().stem, root, videos, image_size, None if whole else split)
+    if people is not None:
+        frames.people = [people[clip] for clip in frames.clips]
+    return frames
 
 
 def frames_of(

@@ -36,6 +36,7 @@ class ImageFiles(Dataset[Sample]):
         boxes: (N, 4) left, top, right and bottom of what is cut out of each image, in pixels of the upright image.
             Of a box that reaches beyond its image the part inside is taken. It is stretched to the square.
         mirrored: (N,) which images are mirrored left to right after that, and their landmarks with them.
+        people: who each file shows; if not given, somebody of its own in each clip.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ImageFiles(Dataset[Sample]):
         names: Sequence[str] | None = None,
         boxes: np.ndarray | None = None,
         mirrored: np.ndarray | None = None,
+        people: Sequence[str] | None = None,
     ):
         self.name = name
         self.root = root
@@ -62,6 +64,7 @@ class ImageFiles(Dataset[Sample]):
         self.landmark_count = self.landmarks.shape[1]
         self.boxes = boxes
         self.mirrored = mirrored
+        self.people = list(people) if people is not None else self.clips
 
     def only(self, kept: Sequence[int]) -> ImageFiles:
         """The set of the files at these indices, in their order."""
@@ -80,6 +83,7 @@ class ImageFiles(Dataset[Sample]):
             names=[self.names[i] for i in kept],
             boxes=part(self.boxes),
             mirrored=part(self.mirrored),
+            people=[self.people[i] for i in kept],
         )
 
     def __len__(self) -> int:

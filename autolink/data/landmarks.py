@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from autolink.data.folder import ImageFiles, keep_readable, split_files
-from autolink.data.splits import clips_of, named, split_folder, split_side
+from autolink.data.splits import clips_of, named, people_of, split_folder, split_side
 from autolink.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def open_landmark_folder(root: Path, image_size: int, split: str = "train", name
     if part is None:
         kept = split_side(root, files, kept, split, people=True)
     name = name or root.resolve().name
-    return ImageFiles(name, root, files, image_size, clips=clips, landmarks=landmarks, sizes=sizes).only(kept)
+    about = dict(clips=clips, landmarks=landmarks, sizes=sizes, people=people_of(files))
+    return ImageFiles(name, root, files, image_size, **about).only(kept)
 
 
 def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,6 +1,7 @@
 """Pairs of frames of one clip: one shows how the individual looks, the other one the pose.
 
-Which pair an index stands for depends on the index and the seed alone, so a resumed run sees the same pairs.
+Of an individual that is known from a single picture, a warped copy is the first of the pair (`StillPairs`). Which pair
+an index stands for depends on the index and the seed alone, so a resumed run sees the same pairs.
 
 Shapes: S image side.
 """
@@ -18,7 +19,9 @@ from torch.utils.data import Dataset
 
 from autolink.data.sample import SampleSet, evenly
 from autolink.errors import UserError
-from autolink.pixels import unit_from_bytes
+from autolink.geometry import pixel_grid
+from autolink.pixels import to_uint8, unit_from_bytes
+from autolink.warps import Warps
 
 PARTNERS = 100
 """Pairs in one round of the data for each frame; a short clip has fewer partners to offer and repeats
@@ -103,6 +106,39 @@ class FramePairs(Dataset[Pair]):
                 "Each folder must hold frames of one object in one scene",
                 self.name,
             )
+
+
+class StillPairs(Dataset[Pair]):
+    """Each picture with a copy of itself that is bent, turned, shifted and scaled in the middle, and rests at its edge.
+
+    Clips show few individuals; a picture of another one says how those look, if not how they move. The copy is the
+    source, so that what is to be painted is a picture as it was taken. Its colours are the picture's, since no network
+    could guess a change; what changes the colours of both frames of a pair changes these.
+
+    Args:
+        images: Pictures of individuals, each in the middle of a scene that rests.
+        seed: Decides how each is warped.
+    """
+
+    def __init__(self, images: SampleSet, seed: int = 0) -> None:
+        self.images, self.seed, self.name = images, seed, images.name
+
+    def __len__(self) -> int:
+        return len(self.images) * PARTNERS
+
+    def __getitem__(self, index: int) -> Pair:
+        sample = self.images[index % len(self.images)]
+        draws = torch.Generator().manual_seed(random.Random(f"{self.seed}/{index}").getrandbits(62))
+        places = resting_at_edge(Warps(1, draws).places(*sample.image.shape[-2:]))
+        image = unit_from_bytes(sample.image[None])
+        warped = functional.grid_sample(image, places, padding_mode="border", align_corners=False)
+        return Pair(to_uint8(warped)[0], sample.image, sample.name)
+
+
+def resting_at_edge(places: Tensor) -> Tensor:
+    """What each pixel shows after a warp, (B, H, W, 2), if it fades towards the image's edge, where nothing moves."""
+    grid = pixel_grid(*places.shape[1:3], device=places.device)
+    return grid + (places - grid) * (1 - grid.square()).prod(-1, keepdim=True)
 
 
 def _likeness(first: Tensor, second: Tensor) -> tuple[float, float]:

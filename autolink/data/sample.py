@@ -68,21 +68,22 @@ class Items(Protocol):
 
 
 class Mixture(Dataset[Any]):
-    """Two data sets of the same kind of item in equal shares; the shorter one repeats itself.
+    """Data sets of the same kind of item in equal shares; the shorter ones repeat themselves.
 
     Landmarks of samples are left out, since those of two data sets need not be the same.
     """
 
-    def __init__(self, first: Items, second: Items) -> None:
-        self.parts = first, second
-        self.name = f"{first.name} and {second.name}"
+    def __init__(self, *parts: Items) -> None:
+        self.parts = parts
+        self.name = " and ".join(part.name for part in parts)
 
     def __len__(self) -> int:
-        return 2 * max(len(part) for part in self.parts)
+        return len(self.parts) * max(len(part) for part in self.parts)
 
     def __getitem__(self, index: int) -> Any:
-        part = self.parts[index % 2]
-        item = part[index // 2 % len(part)]
+        round_, place = divmod(index, len(self.parts))
+        part = self.parts[place]
+        item = part[round_ % len(part)]
         return item._replace(landmarks=item.landmarks[:0]) if isinstance(item, Sample) else item
 
 

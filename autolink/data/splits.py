@@ -15,11 +15,13 @@ would be nearly the same images on both sides; of fewer, single images are.
 
 People. Where every file of a set with landmarks is named like `First_Last_VS.jpg` or `First_Last_tVS.jpg` (one digit
 for the clip V, one for the frame S, as in frames taken from YouTube Faces), the clip is `First_Last_V`, and whole
-people are held out.
+people are held out. So they are where a folder of videos has a `people.csv` that says who is in which of them, a line
+`clip,person` each after a header of these words; a video that it does not name shows somebody of its own.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -38,6 +40,8 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing", "val", "valid", "validation"),
     "all": (),
 }
+PEOPLE = "people.csv"
+"""The file in a folder of videos that says who is in them."""
 _PERSON_CLIP_FRAME = re.compile(r"(?P<person>[^\W\da-z_]\D*_[^\W\da-z_][^\d_]*)_t?(?P<clip>\d)\d")
 
 
@@ -121,6 +125,29 @@ def hold_out(units: Sequence[str]) -> list[bool]:
     return [unit in held for unit in units]
 
 
+def people_in(root: Path, videos: Sequence[str]) -> dict[str, str] | None:
+    """Who is in each of some videos, relative to a folder, by its `people.csv`; None if it has none.
+
+    Raises:
+        UserError: the file is not in the format (see the module's text), or names a video that is not there.
+    """
+    path = root / PEOPLE
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            header, *lines = [line for line in csv.reader(file) if line] or [[]]
+        except csv.Error as error:
+            raise UserError(f"{path}: is not a csv file ({error})") from error
+    if [field.strip() for field in header] != ["clip", "person"] or any(len(line) != 2 for line in lines):
+        raise UserError(f"{path}: expected a header 'clip,person' and two fields in each line after it")
+    known = {clip.strip().replace("\\", "/"): person.strip() for clip, person in lines}
+    for clip in known:
+        if not (root / clip).is_file():
+            raise UserError(f"{path}: names {clip!r}, which is no file in {root}; mend or remove the line")
+    return {video: known.get(video) or video for video in videos}
+
+
 def clips_of(files: Sequence[str], folder: str | None = None, people: bool = False) -> list[str]:
     """The clip of each file as far as names tell, "" if unknown (see the module's text).
 
@@ -155,6 +182,12 @@ def _held_out_together(files: Sequence[str], people: bool) -> list[str]:
         return next((units for units in coarsest if len(set(units)) > 1), list(files))
     series = series_of(files)
     return [one or file for one, file in zip(series, files)] if len(set(series)) >= ENOUGH else list(files)
+
+
+def people_of(files: Sequence[str]) -> list[str] | None:
+    """The person in each file of a set with landmarks, if all names say it."""
+    named = _people(files)
+    return None if named is None else [person for person, _ in named]
 
 
 def _people(files: Sequence[str]) -> list[tuple[str, str]] | None:

@@ -30,7 +30,7 @@ MAY_CHANGE = {
 }
 """Options that need not be those that a run began with when it goes on, and why; all others must be. A kind of run
 may have fewer or more (`may_change`)."""
-DATA_OPTIONS, MODEL_OPTIONS = ("data", "mix_with"), ("start_from", "autolink", "model")
+DATA_OPTIONS, MODEL_OPTIONS = ("data", "mix_with", "stills"), ("start_from", "autolink", "model")
 """Options that name data sets, and models: what they lead to is compared too."""
 SMALL_WIDTH, SMALL_SIDE = 0.25, 64
 """Width and side of an image with which a processor learns in hours."""
