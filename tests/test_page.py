@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +24,12 @@ import websockets
 from page_server import Served, make_runs, portrait
 from websockets.sync.client import ClientConnection, connect
 
-from autolink_apps.page import app, uploads
+from autolink_apps.page import app, performers, uploads
 from autolink_apps.page.camera import IN_A_ROW
 from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Client, Desk
 from autolink_apps.page.follow import FEWEST, NAMES, following
-from autolink_apps.page.messages import Frame, Look, Open, Part, Pose, frame, parse, unframe
+from autolink_apps.page.messages import Frame, Look, Neutral, Open, Part, Pose, frame, parse, unframe
 from autolink_apps.page.performers import first_picture, load
 from autolink_apps.page.runs import POINTS, Runs, curves
 from autolink_apps.page.serve import Options, _listen, serve
@@ -555,13 +556,63 @@ def test_of_many_poses_the_newest_is_painted_and_clients_take_turns():
     desk.want(first, numbered(5))
     assert desk._next() == (second, Open("faces"))
     assert desk._next() == (first, numbered(5))
-    assert desk._next() is None  # the pose of the second was of the picture before
+    assert desk._next() == (second, numbered(4))
+    assert desk._next() is None
     for n in range(3):
         desk.want(first, Frame(n, b""))
     assert desk._next() == (first, Frame(2, b"")) and desk._next() is None
     desk.want(second, numbered(6))
     desk.leave(second)
     assert desk._next() is None
+
+
+def test_what_was_asked_of_the_picture_before_is_forgotten_and_what_is_asked_of_the_new_one_is_not():
+    desk = Desk(lambda file, moment: None, lambda name: (name, 0))
+    before = Waiting(desk, numbered(1), Frame(2, b""), Neutral(), Open("faces")).client
+    assert desk._next() == (before, Open("faces")) and desk._next() is None and not before.neutral
+    after = Waiting(desk, Open("faces"), numbered(1), Frame(2, b""), Neutral()).client
+    assert [desk._next() for _ in range(3)] == [(after, Open("faces")), (after, Frame(2, b"")), (after, numbered(1))]
+    assert after.neutral
+
+
+def test_whoever_asks_while_a_picture_is_opened_is_answered(monkeypatch):
+    served = Served()
+    opening = performers.Portrait.open
+
+    def slowly(self: performers.Portrait, picture: Image.Image | None) -> performers.Scene:
+        time.sleep(0.5)
+        return opening(self, picture)
+
+    monkeypatch.setattr(performers.Portrait, "open", slowly)
+    with served.live() as socket, served.live() as other:
+        other.send(json.dumps({"type": "open", "n": 1, "model": "faces-transfer"}))  # the desk is busy for a while
+        socket.send(json.dumps({"type": "open", "n": 4, "model": "faces-transfer"}))
+        socket.send(seen_by_a_camera(0, 5))
+        assert hear(socket, "opened")[0]["n"] == 4
+        assert hear(socket, "acted")[0]["n"] == 5
+        socket.send(pose(n=6))  # of another number of points
+        told, _ = hear(socket)
+        assert (told["type"], told["about"], told["n"]) == ("error", "pose", 6)
+        socket.send(json.dumps({"type": "open", "n": 7, "model": "no-such-model"}))
+        assert hear(socket)[0]["n"] == 7
+    served.stop()
+
+
+def test_without_networks_the_page_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "autolink_apps.page.performers", None)
+    served = Served()
+    told = "The networks cannot be loaded: import of autolink_apps.page.performers halted"
+    status, headers, body = served.ask("GET", "/api/models")
+    assert status == 503 and json.loads(body)["message"].startswith(told) and "content-security-policy" in headers
+    with served.live() as socket:
+        for said in ('{"type": "open", "model": "faces"}', pose(), seen_by_a_camera()):
+            socket.send(said)
+            header, _ = hear(socket)
+            assert header["type"] == "error" and header["message"].startswith(told)
+    monkeypatch.setattr(served.jobs, "listed", lambda: 1 / 0)
+    status, headers, body = served.ask("GET", "/api/jobs")
+    assert status == 500 and "fault" in json.loads(body)["message"] and "content-security-policy" in headers
+    served.stop()
 
 
 # What follows

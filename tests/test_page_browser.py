@@ -29,6 +29,8 @@ if CHROMIUM is None:
 from page_server import Served, make_runs, portrait, small_clip  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
 
+from autolink_apps.page import performers  # noqa: E402
+
 PATIENCE = 60_000
 
 
@@ -564,6 +566,64 @@ def test_the_camera_moves_a_picture_and_a_clean_page_shows_it(seen, context, ser
     assert not (found := axe.run(page)).response["violations"], found.generate_report()
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_what_is_done_while_a_picture_is_opened_stops_nothing(context, monkeypatch):
+    opening = performers.Portrait.open
+
+    def slowly(self: performers.Portrait, picture: Image.Image | None) -> performers.Scene:
+        time.sleep(0.4)
+        return opening(self, picture)
+
+    monkeypatch.setattr(performers.Portrait, "open", slowly)
+    running = Served()
+    context.add_init_script(
+        """const canvas = HTMLCanvasElement.prototype, encode = canvas.toBlob;
+        canvas.toBlob = function (...given) { setTimeout(() => encode.apply(this, given), 200); }"""
+    )
+    seen = Seen(context, running.address)
+    page = seen.page
+    buffer = io.BytesIO()
+    portrait(2160).resize((3840, 2160)).save(buffer, "JPEG")
+    photo = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()}
+    page.locator("#open").set_input_files(photo)
+    page.locator("#pose.loading").wait_for()
+    page.locator(".point").nth(0).press("ArrowRight")
+    seen.settle()
+    seen.after(lambda: page.locator(".point").nth(0).press("ArrowRight"))
+    page.locator("#open").set_input_files(photo)
+    page.locator("#pose.loading").wait_for()
+    page.get_by_role("link", name="Camera").click()
+    page.get_by_role("button", name="Start the camera").click()
+    page.locator("#acted[data-neutral=true]").wait_for()
+    for number, what in enumerate(("mirror", "mirror", "people-transfer", "faces-transfer"), start=2):
+        count = acted(page)
+        if what == "mirror":
+            page.locator("#mirror").click()
+        else:
+            page.locator("#camera-model").select_option(what)
+        page.locator(f"#acted[data-opened='{number}']").wait_for()
+        deadline = time.monotonic() + PATIENCE / 1000
+        while acted(page) < count + 3 and time.monotonic() < deadline:
+            page.wait_for_timeout(50)
+        assert acted(page) >= count + 3, what
+    page.reload()  # on this view, which is there before the models are known
+    page.locator("#acted[data-opened='1']").wait_for()
+    assert seen.wrong == []
+    running.stop()
+
+
+def test_without_networks_the_page_says_so(context, monkeypatch):
+    monkeypatch.setitem(sys.modules, "autolink_apps.page.performers", None)
+    running = Served()
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(running.address)
+    expect(page.locator(".invite")).to_contain_text("The networks cannot be loaded: import of")
+    expect(page.locator("#status")).to_have_text("")
+    page.get_by_role("link", name="Camera").click()
+    expect(page.locator(".message.wrong")).to_contain_text("the terminal shows more")
+    running.stop()
 
 
 def test_a_camera_that_is_refused_is_explained(context, served):

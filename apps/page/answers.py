@@ -43,6 +43,7 @@ def opened(performer: Performer, scene: Scene, message: Open) -> bytes:
     ]
     header = {
         "type": "opened",
+        "n": message.n,
         "model": performer.name,
         "kind": performer.kind,
         "file": message.file,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import mimetypes
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from autolink.errors import UserError
 from autolink_apps.page import messages
 from autolink_apps.page.catalogue import Catalogue
-from autolink_apps.page.desk import Client, Desk
+from autolink_apps.page.desk import FAULT, Client, Desk
 from autolink_apps.page.jobs import Jobs
 from autolink_apps.page.uploads import LARGEST, TooLarge, Uploads
 
@@ -41,6 +42,7 @@ LONGEST_ORDER = 10_000
 """Bytes."""
 BACKLOG = 2
 """Pictures that wait to be sent to one who watches; later ones are left out until there is room."""
+logger = logging.getLogger("autolink")
 
 
 @dataclass(frozen=True)
@@ -243,13 +245,17 @@ def make_app(
         Route("/api/jobs/{id}/{what}", change_job, methods=["POST"]),
         WebSocketRoute("/live", live),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
+
+    async def explain(request: Request, error: Exception) -> Response:
+        return _refused(503, str(error))
+
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={UserError: explain})
     app.add_middleware(Guard, access=access)
     return app
 
 
 class Guard:
-    """Refuses who may not use the page, and tells browsers to load nothing from elsewhere.
+    """Refuses who may not use the page, tells browsers to load nothing from elsewhere, answers where all else fails.
 
     Args:
         app: What is guarded.
@@ -270,8 +276,20 @@ class Guard:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
-        respond = _with_headers(send, connection.headers.get("host", ""))
-        await (refused or self.app)(scope, receive, respond)
+        respond, begun = _with_headers(send, connection.headers.get("host", "")), scope["type"] == "websocket"
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await respond(message)
+
+        try:
+            await (refused or self.app)(scope, receive, answer)
+        except Exception:
+            if begun:
+                raise
+            logger.exception("the page could not be served")
+            await _refused(500, FAULT)(scope, receive, respond)
 
     def _refused(self, connection: HTTPConnection, scope: Scope) -> Response | None:
         host, origin = connection.headers.get("host", ""), connection.headers.get("origin")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autolink.errors import UserError
+from autolink_apps.page.loading import loaded
 from autolink_apps.page.runs import Runs
 
 
@@ -21,11 +22,15 @@ class Catalogue:
         self.own, self.runs = own, runs
 
     def listed(self) -> list[dict[str, str]]:
-        """Names of models, the first to be opened first, with their kinds and where they are from."""
-        from autolink.weights import manifest, read_header, resolve
-        from autolink_apps.page.performers import KINDS
+        """Names of models, the first to be opened first, with their kinds and where they are from.
 
-        kinds = {task: performer.kind for task, (_, performer) in KINDS.items()}
+        Raises:
+            UserError: If one of the user is none, or nothing can be opened.
+        """
+        (performers,) = loaded("performers")
+        from autolink.weights import manifest, read_header, resolve
+
+        kinds = {task: performer.kind for task, (_, performer) in performers.KINDS.items()}
         shipped = {name: entry["task"] for name, entry in manifest().items()}
         groups: dict[str, dict[str, str]] = {
             "own": {name: read_header(resolve(name))["task"] for name in self.own},
@@ -48,8 +53,9 @@ class Catalogue:
         """Where a model is, and a number that changes when its file does.
 
         Raises:
-            UserError: If it is none of those that are shown.
+            UserError: If it is none of those that are shown, or nothing can be opened.
         """
+        loaded("performers")
         from autolink.weights import manifest
 
         if name in self.own or name in manifest():

@@ -1,7 +1,8 @@
 """The one thread that touches the networks: it takes what clients want in turn, and of each only the newest.
 
 A client that drags asks for more pictures than can be painted. Its newest pose waits in a slot of one; older ones are
-forgotten. Clients take turns, so that one who drags does not keep another from opening a picture.
+forgotten. Clients take turns, so that one who drags does not keep another from opening a picture. The newest that a
+client asks for is always answered, with its number: by what was asked for, or by an error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autolink.errors import UserError
+from autolink_apps.page.loading import loaded
 from autolink_apps.page.messages import Export, Frame, Message, Neutral, Open, Pose, Watch, Work, frame
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 LOADED = 3
 """Models that are kept in memory."""
+FAULT = "This did not work, by a fault of the program; the terminal shows more."
 logger = logging.getLogger("autolink")
 
 
@@ -46,11 +49,28 @@ class Client:
         self.performer: Performer | None = None
         self.scene: Scene | None = None
 
-    def take(self) -> Work | None:
-        """What to do next for it: a picture that is opened makes what was wanted of the one before pointless."""
-        if self.opening:
-            opening, self.opening, self.pose, self.frame = self.opening, None, None, None
+    def want(self, message: Message) -> None:
+        """Note what it asks for; a pose or a frame takes the place of the one that waits."""
+        if isinstance(
+            message, Open
+        ):  # what was asked for before is of another picture; what comes later is of this one
+            self.opening, self.pose, self.frame, self.neutral = message, None, None, False
             self.exports.clear()
+        elif isinstance(message, Export):
+            self.exports.append(message)
+        elif isinstance(message, Frame):
+            self.frame = message
+        elif isinstance(message, Neutral):
+            self.neutral = True
+        elif isinstance(message, Watch):
+            self.watches = True
+        else:
+            self.pose = message
+
+    def take(self) -> Work | None:
+        """What to do next for it."""
+        if self.opening:
+            opening, self.opening = self.opening, None
             return opening
         if self.exports:
             return self.exports.popleft()
@@ -78,6 +98,7 @@ class Desk:
         self.clients: deque[Client] = deque()
         self.woken = threading.Condition()
         self.stopped = False
+        self.broken = ""
         self.thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
     def start(self) -> None:
@@ -102,26 +123,17 @@ class Desk:
             self.clients.remove(client)
 
     def want(self, client: Client, message: Message) -> None:
-        """Note what a client asks for; a pose or a frame takes the place of the one that waits."""
+        """Note what a client asks for."""
         with self.woken:
-            if isinstance(message, Open):
-                client.opening = message
-            elif isinstance(message, Export):
-                client.exports.append(message)
-            elif isinstance(message, Frame):
-                client.frame = message
-            elif isinstance(message, Neutral):
-                client.neutral = True
-            elif isinstance(message, Watch):
-                client.watches = True
-            else:
-                client.pose = message
+            client.want(message)
             self.woken.notify()
 
     def _run(self) -> None:
-        from autolink_apps.page import answers, camera, performers  # torch is loaded while the page is already there
-
-        self.answers, self.load, self.camera = answers, performers.load, camera
+        try:
+            self.answers, self.camera, performers = loaded("answers", "camera", "performers")
+            self.load = performers.load
+        except UserError as error:
+            self.broken = str(error)
         while True:
             with self.woken:
                 while (job := self._next()) is None and not self.stopped:
@@ -132,11 +144,10 @@ class Desk:
             try:
                 self._serve(client, message)
             except UserError as error:
-                client.send(frame({"type": "error", "about": _about(message), "message": str(error)}))
+                client.send(_error(message, str(error)))
             except Exception:
                 logger.exception("the page could not be served")
-                told = "This did not work, by a fault of the program; the terminal shows more."
-                client.send(frame({"type": "error", "about": _about(message), "message": told}))
+                client.send(_error(message, FAULT))
 
     def _next(self) -> tuple[Client, Work] | None:
         """The next client in turn that wants something, and what."""
@@ -148,6 +159,8 @@ class Desk:
         return None
 
     def _serve(self, client: Client, message: Work) -> None:
+        if self.broken:
+            raise UserError(self.broken)
         if isinstance(message, Open):
             self._open(client, message)
             return
@@ -182,8 +195,7 @@ class Desk:
 
     def _open(self, client: Client, message: Open) -> None:
         client.scene = client.actor = None
-        client.neutral = False
-        client.send(frame({"type": "loading", "model": message.model}))
+        client.send(frame({"type": "loading", "n": message.n, "model": message.model}))
         client.performer = self._model(message.model)
         picture = None if message.file is None else self.find(message.file, message.moment)
         client.scene = client.performer.open(picture)
@@ -199,5 +211,6 @@ class Desk:
         return self.models[name, state]
 
 
-def _about(message: Message) -> str:
-    return type(message).__name__.lower()
+def _error(message: Work, told: str) -> bytes:
+    number = None if isinstance(message, Export) else message.n
+    return frame({"type": "error", "about": type(message).__name__.lower(), "n": number, "message": told})

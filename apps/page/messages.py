@@ -47,6 +47,8 @@ class Open:
     """The id of an upload; None is what the model is shown at first."""
     moment: float = 0.0
     """Of a clip, from 0 (its start) to 1."""
+    n: int = 0
+    """A number that comes back with what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,10 @@ def unframe(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     return header, parts
 
 
-def _open(model: str, file: str | None = None, moment: float = 0.0) -> Open:
+def _open(model: str, file: str | None = None, moment: float = 0.0, n: int = 0) -> Open:
     if not isinstance(model, str) or not isinstance(file, str | None):
         raise ValueError("expected names of a model and of a file")
-    return Open(model, file, _number(moment, 0, 1))
+    return Open(model, file, _number(moment, 0, 1), _whole(n, 0, 2**53))
 
 
 def _points(xy: Any) -> tuple[tuple[float, float], ...]:

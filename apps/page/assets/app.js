@@ -1,7 +1,7 @@
 // The page: what is open, what was undone, and what the server is asked for.
 
 import { showCamera } from "/assets/camera.js";
-import { Live, sendFile } from "/assets/live.js";
+import { Live, heard, sendFile } from "/assets/live.js";
 import { showRuns } from "/assets/runs.js";
 import { Stage } from "/assets/stage.js";
 import { showVideo } from "/assets/video.js";
@@ -33,8 +33,7 @@ const live = new Live(hear, changed);
 async function changed(state) {
   if (state === "open") {
     unsay("connection");
-    await listModels();
-    if (now.model) open({}, true);
+    if (await listModels()) open({}, true);
     return;
   }
   $("status").textContent = "Not connected";
@@ -46,10 +45,15 @@ async function changed(state) {
 }
 
 async function listModels() {
-  const [answer, runs] = await Promise.all([fetch("/api/models"), fetch("/api/runs")]);
-  const models = await answer.json();
-  if (!answer.ok) return say("models", models.message, true);
-  $("views").querySelector("[href='#runs']").hidden = (await runs.json()) === null;
+  let models, runs;
+  try {
+    [models, runs] = await Promise.all(["/api/models", "/api/runs"].map((path) => heard(fetch(path), "")));
+  } catch (error) {
+    if (error.message) heardError({ about: "models", message: error.message }); // else the connection is lost, which is told
+    return false;
+  }
+  unsay("models");
+  $("views").querySelector("[href='#runs']").hidden = runs === null;
   const groups = Object.entries(KINDS).map(([kind, label]) => [label, ({ of }) => of !== "runs", kind]);
   groups.push(["Of your runs", ({ of }) => of === "runs", null]);
   $("model").replaceChildren();
@@ -65,6 +69,7 @@ async function listModels() {
   now.model ??= models[0].name;
   $("model").value = now.model;
   $("model").disabled = false;
+  return true;
 }
 
 function hear(header, parts) {
@@ -90,6 +95,7 @@ async function heardOpened(header, parts) {
   stage.show({ home: scene.home, edges: header.edges, covariance: header.covariance });
   stage.hasPicture = Boolean(parts.shown);
   const shown = parts.shown && (await createImageBitmap(parts.shown));
+  if (now.scene !== scene) return; // another one has been opened since
   if (shown) draw(stage.canvas, shown);
   stage.canvas.setAttribute("aria-label", shown ? "The picture that was opened" : "Edge map of the pose");
   document.querySelector(".edges").hidden = !shown;
@@ -100,6 +106,7 @@ async function heardOpened(header, parts) {
   $("result-caption").textContent = several ? "Six of whom do not exist, in this pose" : "Result, generated";
   showSliders();
   await showThumbnails(parts.thumbnails);
+  if (now.scene !== scene) return;
   forget();
   if (!header.sure) {
     say("sure", `${header.model} is not sure that this picture shows what it knows, so the points are a guess. Try one of a single subject, well seen.`);
@@ -138,8 +145,9 @@ function heardFile(header, parts) {
 
 function heardError(header) {
   say(header.about, header.message, true);
-  if (header.about !== "open") return;
+  if (header.about !== "open" && header.about !== "models") return;
   $("pose").classList.remove("loading");
+  $("pose").setAttribute("aria-busy", "false");
   $("status").textContent = "";
   if (now.file) {
     now.file = clip = null;

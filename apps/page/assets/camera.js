@@ -13,7 +13,6 @@ export function showCamera({ tell }) {
   let live = null;
   let stream = null;
   let file = null;
-  let opened = false;
   let points = [];
   let edges = [];
   let count = 0;
@@ -58,7 +57,7 @@ export function showCamera({ tell }) {
       pen.setTransform($("mirror").checked ? -1 : 1, 0, 0, 1, $("mirror").checked ? sent.width : 0, 0);
       pen.drawImage(video, 0, 0, sent.width, sent.height);
       drawSeen();
-      if (opened && live?.flying === null) sent.toBlob(send, "image/jpeg", QUALITY);
+      if (live?.free) sent.toBlob(send, "image/jpeg", QUALITY);
     }
     if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(look);
     else requestAnimationFrame(look);
@@ -95,7 +94,6 @@ export function showCamera({ tell }) {
   async function hear(header, parts) {
     if (header.type === "opened") {
       edges = header.edges;
-      opened = true;
       Object.assign($("acted").dataset, { opened: ++times, neutral: false });
       drawResult(await createImageBitmap(parts.shown));
       tell(header.sure ? "" : `${header.model} is not sure that this picture shows what it knows. Try one of a single subject, well seen.`);
@@ -116,8 +114,8 @@ export function showCamera({ tell }) {
   }
 
   function open() {
-    opened = false;
-    if (live?.ready) live.open({ model: $("camera-model").value, file, moment: 0 });
+    points = [];
+    if (live?.ready && $("camera-model").value) live.open({ model: $("camera-model").value, file, moment: 0 });
   }
 
   async function take(picture) {
@@ -144,9 +142,10 @@ export function showCamera({ tell }) {
       const before = $("camera-model").value;
       $("camera-model").replaceChildren(...models.map((name) => new Option(name.replace(/^run /, ""), name)));
       if (models.includes(before)) $("camera-model").value = before;
+      if (!before) open(); // this view was there before the models were known
     },
     shown(on) {
-      if (on && !live) live = new Live(hear, (state) => (state === "open" ? open() : (opened = false)));
+      if (on && !live) live = new Live(hear, (state) => state === "open" && open());
       if (on || !live) return;
       if (stream) stop();
       live.close();

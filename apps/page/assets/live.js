@@ -1,4 +1,5 @@
-// The live connection. One picture is in flight, and the newest pose waits for it; older ones are forgotten.
+// The live connection. One picture is in flight, and the newest pose waits for it; older ones are forgotten. Nothing is
+// asked of a picture before the server has opened it: what is asked has one answer then, and none is waited for in vain.
 
 const LARGEST = 200e6;
 
@@ -17,7 +18,9 @@ export async function heard(request, lost) {
   } catch {
     throw new Error(lost);
   }
-  const told = await answer.json();
+  const told = await answer.json().catch(() => {
+    throw new Error(lost); // the server went away while it spoke
+  });
   if (!answer.ok) throw new Error(told.message);
   return told;
 }
@@ -28,6 +31,8 @@ export class Live {
     this.hear = hear;
     this.change = change;
     this.number = 0;
+    this.asked = 0; // the number of what is to be open
+    this.shown = false; // whether it is
     this.flying = null;
     this.waiting = null;
     this.tries = 0;
@@ -44,15 +49,20 @@ export class Live {
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => {
       this.tries = 0;
-      this.flying = this.waiting = null;
+      this.forget();
       this.change("open");
     };
     this.socket.onmessage = (event) => this.receive(event.data);
     this.socket.onclose = () => this.lost();
   }
 
-  async lost() {
+  forget() {
+    this.shown = false;
     this.flying = this.waiting = null;
+  }
+
+  async lost() {
+    this.forget();
     if (this.over) return;
     let state = "lost";
     try {
@@ -70,17 +80,24 @@ export class Live {
     return this.socket.readyState === WebSocket.OPEN;
   }
 
+  // Whether a picture may be asked for that is not waited for by another.
+  get free() {
+    return this.ready && this.shown && this.flying === null;
+  }
+
   say(message) {
     if (this.ready) this.socket.send(JSON.stringify(message));
   }
 
   open(what) {
-    this.flying = this.waiting = null;
-    this.say({ type: "open", ...what });
+    this.forget();
+    this.asked = ++this.number;
+    this.say({ type: "open", n: this.asked, ...what });
   }
 
   paint(pose) {
-    if (this.flying !== null) {
+    if (!this.shown) return;
+    if (!this.free) {
       this.waiting = pose;
       return;
     }
@@ -89,9 +106,9 @@ export class Live {
     this.say({ type: "pose", n: this.flying, ...pose });
   }
 
-  // A frame of the camera, a JPEG in an ArrayBuffer; only while none is in flight.
+  // A frame of the camera, a JPEG in an ArrayBuffer; only while it is `free`.
   act(jpeg) {
-    if (this.flying !== null || !this.ready) return;
+    if (!this.free) return;
     this.flying = ++this.number;
     this.since = performance.now();
     const message = new Uint8Array(4 + jpeg.byteLength);
@@ -109,10 +126,14 @@ export class Live {
       parts[part.name] = new Blob([new Uint8Array(data, at, part.bytes)], { type: part.type });
       at += part.bytes;
     }
-    const painted = header.type === "painted" || header.type === "acted";
-    if (painted && this.number && header.n !== this.flying) return; // of a picture that is no longer open
-    if (painted) header.milliseconds = performance.now() - this.since;
-    if (painted || (header.type === "error" && ["pose", "frame"].includes(header.about))) {
+    const { type, about, n } = header;
+    const opens = type === "opened" || about === "open";
+    if (opens && n === this.asked) this.shown = type === "opened";
+    else if (about === "open") return; // of a picture that is no longer wanted
+    const painted = type === "painted" || type === "acted" || about === "pose" || about === "frame";
+    if (painted && this.number && n !== this.flying) return;
+    if (painted || about === "message") { // the server understood nothing of it, not even its number
+      header.milliseconds = performance.now() - this.since;
       this.flying = null;
       const next = this.waiting;
       this.waiting = null;

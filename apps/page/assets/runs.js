@@ -1,5 +1,7 @@
 // Trainings: what they logged, and the pictures that they left. Asked for anew every few seconds while it is looked at.
 
+import { heard } from "/assets/live.js";
+
 const EVERY = 3000;
 const $ = (id) => document.getElementById(id);
 const WIDE = 300;
@@ -13,24 +15,17 @@ export function showRuns({ wrong, use }) {
   let timer = 0;
   let drawn = ""; // what is shown, so that nothing is drawn anew under the pointer
 
-  async function ask(path) {
-    const answer = await fetch(path);
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(told.message);
-    return told;
-  }
-
   async function refresh() {
     clearTimeout(timer);
     try {
-      const runs = (await ask("/api/runs")) ?? [];
+      const runs = (await heard(fetch("/api/runs"), "")) ?? [];
       $("no-runs").hidden = runs.length > 0;
       if (!runs.some((run) => run.id === chosen)) chosen = runs[0]?.id ?? null;
       list(runs);
       $("run").hidden = chosen === null;
-      if (chosen !== null) show(await ask(`/api/run?id=${encodeURIComponent(chosen)}`));
+      if (chosen !== null) show(await heard(fetch(`/api/run?id=${encodeURIComponent(chosen)}`), ""));
     } catch (error) {
-      if (!(error instanceof TypeError)) wrong(error.message); // else nobody answered, which is told already
+      if (error.message) wrong(error.message); // else nobody answered, which is told already
     }
     timer = setTimeout(refresh, EVERY);
   }

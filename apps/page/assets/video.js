@@ -201,6 +201,7 @@ export function showVideo({ tell }) {
       const before = $("video-model").value;
       $("video-model").replaceChildren(...models.map((name) => new Option(name.replace(/^run /, ""), name)));
       if (models.includes(before)) $("video-model").value = before;
+      if (!before) estimate(); // this view was there before the models were known
     },
     shown(on) {
       clearTimeout(timer);
