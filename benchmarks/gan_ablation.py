@@ -30,10 +30,10 @@ from autolink_apps.gan.evaluate import Options as EvaluateOptions
 from autolink_apps.gan.evaluate import evaluate
 
 VARIANTS = {
-    "R1 every 16th step, DiffAugment": {},
+    "R1 every 16th step, adaptive augmentation": {},
     "R1 every step": {"r1_every": 1},
     "no augmentation": {"augment": "none"},
-    "adaptive augmentation": {"augment": "ada"},
+    "DiffAugment": {"augment": "diff"},
 }
 METRICS = ("fid", "precision", "recall", "squeezenet_frechet", "squeezenet_precision", "squeezenet_recall")
 POSES = ("pose_error", "pose_error_chance")
@@ -45,7 +45,7 @@ logger = logging.getLogger("autolink")
 class Options(train.Options):
     output: Path = Path("runs/gan-ablation")
     r1_every: tyro.conf.Suppress[int] = 16
-    augment: tyro.conf.Suppress[str] = "diff"
+    augment: tyro.conf.Suppress[str] = "ada"
     resume: tyro.conf.Suppress[bool] = False
     dry_run: tyro.conf.Suppress[bool] = False
     push_to_hub: tyro.conf.Suppress[str | None] = None

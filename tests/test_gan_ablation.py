@@ -47,7 +47,7 @@ def test_variants_are_trained_measured_and_not_trained_twice(ablation, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         ablation.ablate(options)
     lines = ablation.ablate(options).read_text().splitlines()
-    assert trained == [(1, "diff", 0), (16, "none", 0), (16, "none", 0)]
+    assert trained == [(1, "ada", 0), (16, "none", 0), (16, "none", 0)]
     assert lines[0].startswith("8 images of ") and lines[2].startswith("| variant | weights | frechet | recall | pose")
     assert [line.split(" | ")[:2] for line in lines[4:]] == [
         ["| R1 every step", "averaged"],

@@ -53,36 +53,40 @@ def test_augmentation_is_differentiable() -> None:
 
 def adaptive(probability: float = 0.0) -> AdaptiveAugmentation:
     made = AdaptiveAugmentation(Accelerator(cpu=True), batch_size=1000)
-    made.restore({"probability": probability, "overfitting": 0.0, "signs": []})
+    made.restore({"probability": probability, "overfitting": 0.0})
     return made
 
 
-def test_controller_holds_the_share_of_believed_images() -> None:
+def test_controller_holds_how_far_held_out_images_are_from_training_images() -> None:
     made = adaptive()
-    believed, doubted = torch.ones(10), torch.cat([torch.ones(7), -torch.ones(3)])  # E[sign] of 1 and 0.4
-    for _ in range(3):
-        made.observe(believed)
-    assert made.probability == 0  # adjusted on every fourth step only
-    for _ in range(5):
-        made.observe(believed)
+    real, fake = torch.tensor(2.0), torch.tensor(-2.0)
+    for _ in range(2):
+        made.observe(real, torch.tensor(-1.0), fake)
+    assert made.overfitting == pytest.approx(0.75)
     assert made.probability == pytest.approx(2 * 4 * 1000 / 500_000)
-    assert made.overfitting == 1
-    for _ in range(4):
-        made.observe(doubted)
-    assert made.probability == pytest.approx(4 * 1000 / 500_000)
+    made.observe(real, torch.tensor(0.4), fake)
     assert made.overfitting == pytest.approx(0.4)
-    for _ in range(8):
-        made.observe(doubted)
+    assert made.probability == pytest.approx(4 * 1000 / 500_000)
+    for _ in range(2):
+        made.observe(real, real, fake)
     assert made.probability == 0
+
+
+def test_a_discriminator_that_is_merely_ahead_does_not_overfit() -> None:
+    made = adaptive()
+    made.observe(torch.tensor(1.9), torch.tensor(1.9), torch.tensor(-1.7))  # of a run; each real logit was positive
+    assert made.overfitting == 0 and made.probability == 0
+    made.observe(torch.tensor(0.0), torch.tensor(-1.0), torch.tensor(0.0))  # tells nothing apart
+    assert made.overfitting == 0 and made.probability == 0
 
 
 def test_controller_can_go_from_never_to_always_within_its_horizon() -> None:
     made = adaptive()
-    for _ in range(500):
-        made.observe(torch.ones(1))
+    logits = torch.tensor([1.0, -1.0, -1.0])
+    for _ in range(125):
+        made.observe(*logits)
     assert made.probability == pytest.approx(1)
-    for _ in range(4):
-        made.observe(torch.ones(1))
+    made.observe(*logits)
     assert made.probability == 1
 
 

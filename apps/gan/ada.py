@@ -1,8 +1,10 @@
 """Adaptive augmentation: changes applied with a probability that grows while the discriminator overfits (ADA).
 
-Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020. The transformations are kornia's:
-those of place act on image and edge map as one, those of colour on the image alone. As long as none is applied
-always, what they change does not leak into generated images.
+Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020. Overfitting is their r_v (Eq. 1): how
+much of the way from training images to generated ones the logits of held-out images are. Their r_t, which needs no
+held-out images, takes a discriminator that is merely ahead of its generator for one that knows its images by heart. The
+transformations are kornia's: those of place act on image and edge map as one, those of colour on the image alone. As
+long as none is applied always, what they change does not leak into generated images.
 
 Shapes: B batch, C channels (red, green, blue and possibly a condition), S side of the image.
 """
@@ -22,8 +24,8 @@ from torch import Tensor, nn
 from autolink.pixels import signed_from_unit, unit_from_signed
 from autolink.training import global_draws
 
-TARGET = 0.6
-"""What E[sign(D(real))] is held at; 0 is a discriminator that guesses, 1 one that knows every image."""
+TARGET = 0.5
+"""What `overfitting` is held at."""
 HORIZON = 500_000
 """Images after which the probability can have gone from 0 to 1."""
 INTERVAL = 4
@@ -42,7 +44,6 @@ class AdaptiveAugmentation:
         self.accelerator, self.batch_size = accelerator, batch_size
         self.probability = 0.0
         self.overfitting = 0.0
-        self.signs: list[float] = []
         self._build()
 
     def _build(self) -> None:
@@ -67,32 +68,43 @@ class AdaptiveAugmentation:
         colours = change_chroma(signed_from_unit(colours), self.probability, generator)
         return torch.cat([colours, moved[:, 3:]], dim=1)
 
-    def observe(self, real_logits: Tensor) -> None:
-        """Take a step's logits (B,) of augmented real images into account; every fourth step adjusts p."""
-        signs = self.accelerator.reduce(real_logits.detach().float().sign().mean(), reduction="mean")
-        self.signs.append(signs.item())
-        if len(self.signs) < INTERVAL:
-            return
-        self.overfitting = sum(self.signs) / INTERVAL
-        self.signs.clear()
+    def observe(self, real: Tensor, held_out: Tensor, fake: Tensor) -> None:
+        """Adjust the probability, every fourth step, by mean logits (scalars) of images that were augmented alike.
+
+        Args:
+            real: Of training images.
+            held_out: Of images that are not trained on.
+            fake: Of generated images.
+        """
+        means = self.accelerator.reduce(torch.stack([real, held_out, fake]).float(), reduction="mean")
+        self.overfitting = overfitting(*means.tolist())
         change = INTERVAL * self.batch_size / HORIZON
         change = change if self.overfitting > TARGET else -change
         self.probability = min(max(self.probability + change, 0.0), 1.0)
         self._build()
 
     def numbers(self) -> dict[str, float]:
-        """For the log: `ada_p`, the probability, and `ada_r`, the r_t that it follows."""
+        """For the log: `ada_p`, the probability, and `ada_r`, the overfitting that it follows."""
         return {"ada_p": self.probability, "ada_r": self.overfitting}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"probability": self.probability, "overfitting": self.overfitting, "signs": self.signs}
+        return {"probability": self.probability, "overfitting": self.overfitting}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
         self.probability, self.overfitting = state["probability"], state["overfitting"]
-        self.signs = list(state["signs"])
         self._build()
+
+
+def overfitting(real: float, held_out: float, fake: float) -> float:
+    """r_v of mean logits.
+
+    Returns:
+        0 where held-out images are believed as much as training images, 1 where as little as generated ones; 0 also
+        where the discriminator does not tell real images from generated ones at all.
+    """
+    return (real - held_out) / (real - fake) if real > fake else 0.0
 
 
 def turn_quarters(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

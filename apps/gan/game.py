@@ -51,8 +51,6 @@ class DiscriminatorTurn(NamedTuple):
 
     values: dict[str, Tensor]
     """Means over the batch, for the log."""
-    real_logits: Tensor
-    """(B,) of the real images."""
     fakes: list[Tensor]
     """The generated images of each part."""
 
@@ -100,9 +98,9 @@ class Game:
                     loss = loss + r1_weight * penalty
                 self.accelerator.backward(loss / len(parts))
             values |= {"logit_real": real_logits.detach().mean(), "logit_fake": fake_logits.detach().mean()}
-            turns.append((values, real_logits.detach(), fake))
-        all_values, logits, fakes = zip(*turns)
-        return DiscriminatorTurn(_means(all_values), torch.cat(logits), list(fakes))
+            turns.append((values, fake))
+        all_values, fakes = zip(*turns)
+        return DiscriminatorTurn(_means(all_values), list(fakes))
 
     def generator_turn(
         self, parts: Sequence[Batch], fakes: Sequence[Tensor], draws: torch.Generator, pose_weight: float = 0.0
@@ -135,6 +133,13 @@ class Game:
             losses.append(values)
         judge.requires_grad_(True)
         return _means(losses)
+
+    @torch.no_grad()
+    def mean_logit(self, images: Tensor, edge_maps: Tensor, draws: torch.Generator) -> Tensor:
+        """What the discriminator says, on average, of images (B, 3, S, S) and edge maps (B, 1, S, S): a scalar."""
+        judge = self.accelerator.unwrap_model(self.discriminator)
+        logits: Tensor = judge(torch.cat(self._judged(images, edge_maps, draws), dim=1))
+        return logits.mean()
 
     def _judged(self, images: Tensor, edge_maps: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) and condition (B, 1 or 0, S, S) as the discriminator sees them."""

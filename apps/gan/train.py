@@ -27,7 +27,7 @@ from autolink.errors import UserError, command
 from autolink.features import Features
 from autolink.losses import light_features
 from autolink.model import AutoLink
-from autolink.pixels import unit_from_bytes
+from autolink.pixels import signed_from_unit, unit_from_bytes
 from autolink.progress import as_asked
 from autolink.ranges import OPEN, Count, DoubledSide, NotNegative, Open, Whole, Width
 from autolink.runs import Stop
@@ -53,7 +53,7 @@ from autolink.training import (
     start,
     to_network,
 )
-from autolink_apps.gan.ada import AdaptiveAugmentation
+from autolink_apps.gan.ada import INTERVAL, AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.beginning import begin_with, find_start
 from autolink_apps.gan.curve import draw_curve
@@ -139,9 +139,9 @@ class Options(RunOptions):
     """Images after which the averaged generator has forgotten half; fewer while training begins."""
     discriminator: Literal["conditional", "unconditional"] = "conditional"
     """Whether the discriminator sees the edge map beside the image. If not, nothing holds a pose in place."""
-    augment: Literal["ada", "diff", "none"] = "diff"
-    """Change real and generated images alike before they are judged, for small data sets: `diff` always, by colour,
-    shift and cutout; `ada` as often as the discriminator's overfitting asks for."""
+    augment: Literal["ada", "diff", "none"] = "ada"
+    """Change real and generated images alike before they are judged, for small data sets: `ada` as often as the
+    discriminator's overfitting asks for, which held-out images show; `diff` always, by colour, shift and cutout."""
     accumulate: Count = 1
     """Parts that a step's batch is taken in, to save memory; the gradients are those of the whole batch."""
     metric_every: Whole = 5_000
@@ -195,6 +195,7 @@ def train(options: Options) -> Path:
     held_out = spread(others, HELD_OUT)
     held_out_poses = detect_samples(gan.autolink, held_out).xy
     examples = unit_from_bytes(torch.stack([sample.image for sample in held_out]).to(device))
+    held_out_real, held_out_maps = signed_from_unit(examples), gan.condition(held_out_poses)
     mark = {"pose_error_real": real_pose_error(gan.autolink, examples)}
     distances = None
     if features is not None:
@@ -248,6 +249,13 @@ def train(options: Options) -> Path:
     measured: dict[str, float] = {}
     logged, since = step, time.perf_counter()
 
+    def held_out_logit(count: int) -> Tensor:
+        """Of `count` held-out images, others at each step and in each process, seen as the training images are."""
+        first = (step * accelerator.num_processes + rank) * count
+        chosen = (first + torch.arange(count, device=device)) % len(held_out)
+        draws = seeded_generator(options.seed, step, rank, "held-out images")
+        return game.mean_logit(held_out_real[chosen], held_out_maps[chosen], draws)
+
     while step < options.steps and not stop.came:
         draws = seeded_generator(options.seed, step, rank, "gan")
         images = next(batches).image
@@ -259,8 +267,9 @@ def train(options: Options) -> Path:
         turn = game.discriminator_turn(parts, draws, r1_weight)
         if guards["discriminator"].step(turn.values["loss_discriminator"]):
             values |= turn.values
-            if adaptive:
-                adaptive.observe(turn.real_logits)
+            if adaptive and due(step + 1, INTERVAL):
+                held_out_mean = held_out_logit(len(parts[0].real))
+                adaptive.observe(values["logit_real"], held_out_mean, values["logit_fake"])
         pose_weight = options.pose_weight * POSE_EVERY if step % POSE_EVERY == 0 else 0.0
         seen = game.generator_turn(parts, turn.fakes, draws, pose_weight)
         if guards["generator"].step(seen["loss_generator"]):
@@ -271,6 +280,7 @@ def train(options: Options) -> Path:
 
         last = step == options.steps
         if due(step, options.log_every) or last:
+            values["logit_held_out"] = held_out_logit(len(parts[0].real))
             means = {k: accelerator.reduce(v, reduction="mean").item() for k, v in values.items()}
             values.clear()
             speed = (step - logged) * options.batch_size / (time.perf_counter() - since)
