@@ -19,16 +19,18 @@ def patch_mask(
     *,
     cells: int = 16,
     ratio: float = 0.8,
+    exact: bool = False,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Hide each cell of a `cells` × `cells` grid independently with probability `ratio`.
+    """Hide a share of the cells of a `cells` × `cells` grid: each independently with probability `ratio`.
 
     Args:
         batch: Number of masks B.
         size: Side of the square image in pixels; a multiple of `cells` gives cells of equal size.
         cells: Cells per side (16 in the paper).
         ratio: Share of cells that is hidden, in [0, 1] (0.8 in the paper).
+        exact: Hide that share of each image's cells, rounded to whole ones, instead of each cell with that probability.
         generator: Source of randomness, on the CPU; the same generator state gives the same masks on any device.
         device: Where the mask is returned.
 
@@ -41,5 +43,10 @@ def patch_mask(
     check("mask ratio", Share, ratio)
     if not 1 <= cells <= size:
         raise UserError(f"{cells} mask cells do not fit on a side of {size} pixels; take 1 to {size}")
-    visible = torch.rand(batch, 1, cells, cells, generator=generator) >= ratio
+    draws = torch.rand(batch, 1, cells, cells, generator=generator)
+    if exact:
+        ranks = draws.flatten(1).argsort().argsort().view_as(draws)
+        visible = ranks >= round(ratio * cells**2)
+    else:
+        visible = draws >= ratio
     return functional.interpolate(visible.float().to(device), size=(size, size), mode="nearest")

@@ -150,6 +150,8 @@ class Options(RunOptions):
     """Share of the patches that is hidden."""
     mask_cells: Count = 16
     """Patches per side."""
+    exact_mask: bool = False
+    """Hide that share of each image's patches, instead of each patch with that probability (official code)."""
     visible: Literal["image", "clip"] = "image"
     """What the visible patches show. image: the image itself (Eq. 5). clip: another frame of its clip, which says all
     about the looks and nothing about the pose, so that the graph need not tell individuals apart; for few videos."""
@@ -179,6 +181,11 @@ class Options(RunOptions):
     time; keypoints are found at the whole side throughout."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam with β = (0.9, 0.99) (paper), or adamw with β = (0.9, 0.999) and weight decay 1e-3 (official code)."""
+    ema_decay: Share = 0.999
+    """Decay a step of the average of the weights, which is what is kept; 0 keeps the last ones (official code)."""
+    official: bool = False
+    """Networks that compute what the official code's do: shortcuts of the decoder behind its convolutions, keypoints
+    in the frame of its checkpoints; with --start-from for those that `autolink convert` wrote."""
     fixed_alpha: bool = False
     """Keep α of Eq. 5 at 1 (an ablation)."""
     drawing: Drawing = "edges"
@@ -198,6 +205,7 @@ class Options(RunOptions):
             learn_alpha=not self.fixed_alpha,
             drawing=self.drawing,
             learned_thickness=self.learned_thickness,
+            official=self.official,
         )
 
 
@@ -240,7 +248,7 @@ def train(options: Options) -> Path:
         model.graph.start(options.edge_weight)
     if accelerator.num_processes > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    ema = Ema(model.to(device))
+    ema = Ema(model.to(device), options.ema_decay)
     optimizer = _optimizer(options, model)
     model, optimizer = accelerator.prepare(model, optimizer)
 
@@ -262,6 +270,7 @@ def train(options: Options) -> Path:
             side,
             cells=options.mask_cells,
             ratio=options.mask_ratio,
+            exact=options.exact_mask,
             generator=seeded_generator(options.seed, step, rank, "mask"),
             device=device,
         )
@@ -462,7 +471,8 @@ def _begin(model: AutoLink, begun: AutoLink, source: str) -> None:
     if replace(found, image_size=asked.image_size, thickness=asked.thickness) != asked:
         raise UserError(
             f"--start-from {source}: it has {found.keypoints} keypoints, width {found.width:g} and the detector "
-            f"{found.detector}, drawn as {found.drawing}; train with the same options"
+            f"{found.detector}, drawn as {found.drawing}{', --official' if found.official else ''}; train with the "
+            "same options"
         )
     model.load_state_dict(begun.state_dict())
 
@@ -514,6 +524,7 @@ def _examine(
         side,
         cells=options.mask_cells,
         ratio=options.mask_ratio,
+        exact=options.exact_mask,
         generator=seeded_generator(0, 0, 0, "held-out mask"),
         device=images.device,
     )

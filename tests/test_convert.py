@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from autolink.commands.convert import convert
 from autolink.errors import UserError
 from autolink.masking import patch_mask
 from autolink.model import AutoLink
+from autolink.train import Options, _begin
 
 KEYPOINTS, THICK, SKLR = 5, 2.5e-3, 512
 C = [8, 16, 32, 64]  # an eighth of the official channels
@@ -180,6 +182,16 @@ def test_reconstructions_are_those_of_the_official_code(state: dict[str, Tensor]
     mask = patch_mask(2, 128, ratio=0.5)
     expected = Official(state).reconstruct(images, mask)
     torch.testing.assert_close(converted(images, mask).images, expected, atol=1e-3 * expected.abs().max(), rtol=0)
+
+
+def test_a_converted_model_can_be_trained_on(converted: AutoLink) -> None:
+    known = converted.config
+    same = Options("x", keypoints=5, thickness=1e-3, image_size=128, width=known.width, detector="paper", official=True)
+    model = AutoLink(same.model_config)
+    _begin(model, converted, "m")
+    assert torch.equal(model.edge_weights, converted.edge_weights)
+    with pytest.raises(UserError, match=r"m: it has 5 keypoints, .*--official; train with the same options"):
+        _begin(AutoLink(replace(known, official=False)), converted, "m")
 
 
 def test_only_the_strict_upper_triangle_counts(state: dict[str, Tensor], converted: AutoLink) -> None:

@@ -68,6 +68,13 @@ def test_mask_hides_whole_cells_at_the_asked_ratio():
     assert set(mask.unique().tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("ratio, hidden", [(0, 0), (0.8, 205), (1, 256)])
+def test_an_exact_mask_hides_as_many_cells_of_each_image(ratio, hidden):
+    mask = patch_mask(50, 32, ratio=ratio, exact=True)[:, 0, ::2, ::2]
+    assert ((mask == 0).sum((1, 2)) == hidden).all()
+    assert hidden == 256 or (mask.amax(0) == 1).all()  # any cell may be seen
+
+
 def test_mask_depends_on_its_generator_alone():
     def draw():
         return patch_mask(2, 64, generator=torch.Generator().manual_seed(3))

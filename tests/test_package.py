@@ -1,14 +1,18 @@
 """What a user installs: a wheel that brings `autolink` and `autolink_apps`, the shipped weights, and nothing else."""
 
 import ast
+import dataclasses
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+
+from autolink.train import Options
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,3 +81,13 @@ def test_what_benchmarks_import_is_there():
                     if not hasattr(module, name.name) and find_spec(f"{node.module}.{name.name}") is None
                 ]
                 assert not missing, f"{path.name}: {node.module} has no {', '.join(missing)}"
+
+
+def test_deviations_name_options_that_there_are():
+    rows = [row.split("|") for row in (ROOT / "docs" / "deviations.md").read_text().splitlines() if row[:1] == "|"][2:]
+    known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options)}
+    for point, *_, other in (row[1:-1] for row in rows):
+        assert other.strip(), f"{point.strip()}: nothing is said about the other reading"
+        named = re.findall(r"`(--[a-z-]+)", other)
+        assert {name.replace("--no-", "--") for name in named} <= known, point
+    assert len(rows) > 25

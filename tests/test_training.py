@@ -176,7 +176,8 @@ def test_visible_patches_can_be_another_frame_of_the_clip(clips, tmp_path, monke
 
 PAPER = {"loss_norm": "l1", "visible": "image", "optimizer": "adam"}
 OTHER = {"loss_norm": "l2", "visible": "clip", "optimizer": "adamw", "agreement_weight": 0.7}
-OTHER |= {"graph_learning_rate": 3e-5, "mask_ratio": 0.5, "mask_cells": 8}
+OTHER |= {"graph_learning_rate": 3e-5, "mask_ratio": 0.75, "mask_cells": 8, "exact_mask": True}
+OTHER |= {"official": True}
 
 
 @pytest.mark.parametrize(("how", "betas", "decay"), [(PAPER, (0.9, 0.99), 0), (OTHER, (0.9, 0.999), 1e-3)])
@@ -195,7 +196,10 @@ def test_the_first_step_follows_the_gradient_of_the_formula(clips, tmp_path, how
         shown[mirrored] = shown[mirrored].flip(-1)
     draws = torch.rand(4, 1, *[asked.mask_cells] * 2, generator=seeded_generator(asked.seed, 0, 0, "mask"))
     side = 32 // asked.mask_cells
-    seen = (draws >= asked.mask_ratio).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    hidden = round(asked.mask_ratio * asked.mask_cells**2)
+    nth = draws.flatten(1).sort(1).values[:, hidden].view(4, 1, 1, 1)
+    shown = draws >= (nth if asked.exact_mask else asked.mask_ratio)
+    seen = shown.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
     set_seed(asked.seed)
     model = AutoLink(asked.model_config).train()
@@ -209,6 +213,14 @@ def test_the_first_step_follows_the_gradient_of_the_formula(clips, tmp_path, how
         return how.get("graph_learning_rate", 1e-3) if name.startswith("graph.") else 1e-3
 
     assert_first_step(tmp_path, "model", "adam", model, loss, betas, rate, decay=decay)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.999])
+def test_what_is_kept_is_the_average_or_the_last_weights(images, tmp_path, decay):
+    model = load(train(options(images, tmp_path / "run", steps=2, learning_rate=1e-2, ema_decay=decay)))
+    saved = read_tensors(tmp_path / "run" / "checkpoint.safetensors")
+    last = saved["module/model/detector.heatmaps.weight"]
+    assert torch.equal(model.detector.heatmaps.weight, last) == (decay == 0)
 
 
 @pytest.mark.parametrize(
