@@ -75,6 +75,11 @@ def is_read_by_a_program() -> bool:
     return _shown == "json"
 
 
+def is_off() -> bool:
+    """Whether nothing is to be seen of it."""
+    return _shown == "off"
+
+
 def tell(event: str, **values: Any) -> None:
     """Write an object on stderr, in a line; what is no finite number becomes null."""
     said = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -175,6 +176,31 @@ def test_the_end_says_how_good_the_model_is(
     for shown in (f"{made:.2%}", "4.00%", "3.00%"):
         assert shown in first
     assert ("no better than the first frame" in caplog.text) == warned
+
+
+def test_one_bar_goes_from_beginning_to_end(
+    monkeypatch: pytest.MonkeyPatch, learned: Path, clips: Path, tmp_path: Path
+) -> None:
+    """On a terminal; here of a run that goes on after its first stage."""
+    output = tmp_path / "run"
+    shutil.copytree(learned.parent, output)
+    shutil.rmtree(output / "network")
+    (output / "model.safetensors").unlink()
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    carry_out(clips, output)
+    drawn = [line.strip() for line in terminal.getvalue().replace("\n", "\r").split("\r") if "%|" in line]
+    assert drawn and all(line.startswith("learning") for line in drawn)
+    shares = [int(line.split("%|")[0].split()[-1]) for line in drawn]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 100
+
+
+def test_how_good_it_is_is_said_again_of_what_is_done(
+    learned: Path, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carry_out(clips, learned.parent)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["src", "driver"]
 
 
 # What is learned from

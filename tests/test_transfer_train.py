@@ -277,6 +277,15 @@ def test_the_penalty_has_its_steps_and_all_of_its_weight(
     assert weights == pytest.approx([1.2, 0, 0, 1.2, 0])
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_steps_of_an_autolink_are_told_where_one_may_be_trained(
+    given: bool, autolink_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = options_for(tmp_path, autolink_file if given else None, tmp_path / "run")
+    assert training.with_defaults(options).autolink_steps == 3000
+    assert ("--autolink-steps" in caplog.text) != given
+
+
 def test_mistakes_are_found_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         training.train(options_for(tmp_path / "nowhere", None, tmp_path / "run"))

@@ -27,15 +27,16 @@ from typing import Any, NamedTuple
 
 from autolink import train as graph_training
 from autolink.configuration import options_of
+from autolink.detector import DetectorName
 from autolink.devices import computes_bfloat16, pick_device
 from autolink.errors import UserError, command
 from autolink.features import Features
 from autolink.outputs import read_json, replacing, write_json
-from autolink.progress import Progress, showing
+from autolink.progress import Bar, Progress, is_read_by_a_program, showing
 from autolink.ranges import Checked, Positive
 from autolink.runs import claim, claimed, difference, identity
 from autolink.tracking.windows import Fit
-from autolink.training import CHECKPOINT, RunOptions, logger, step_times
+from autolink.training import CHECKPOINT, RunOptions, logger, step_times, watching
 from autolink.weights import read_header, resolve
 from autolink_apps.pose_transfer import train as network_training
 from autolink_apps.pose_transfer.frames import held_out, keep_frames
@@ -44,6 +45,8 @@ from autolink_apps.pose_transfer.model import PoseTransfer
 IMAGE_SIZE = 128
 """Side of the result in pixels."""
 KEYPOINTS = 16
+DETECTOR: DetectorName = "efficientnet-lite0"
+"""On any device: it begins with features of ImageNet, and so little time is no time to find them anew."""
 GRAPH_SIZES = {128: 1e-3, 64: 2.5e-3}
 """Image side at which the graph is learned → σ² there; the first for which there is time is taken."""
 ENOUGH_STEPS = 2500
@@ -154,24 +157,28 @@ def learn(
     clips = {"src": src.resolve(), "driver": driver.resolve()}
     about = {name: identity(clip) for name, clip in clips.items()}
     asked = Plan(str(clips["src"]), str(clips["driver"]), minutes, perceptual, fit, identity=about)
-    plan = _take_up(asked, output) if resume else _begin(asked, output)
+    plan = _take_up(asked, output) if resume else None
     result, frames = output / "model.safetensors", output / "frames"
-    if result.is_file():
+    if plan is not None and result.is_file():
+        _say_how_good(read_header(result)["metadata"]["held_out"])
         return result
     shared: dict[str, Any] = dict(
         data=str(frames.resolve()), perceptual=perceptual, mixed_precision=precision, learning_rate=LEARNING_RATE
     )
-    with claimed(output), _computing_on(device), _preview(output):
-        if plan.graph is None:
-            plan.graph = _plan_graph(shared, 60 * minutes * SHARES["graph"], output)
-            plan.save(output)
-        graph = _run("graph", graph_training.train, _graph_options(shared, plan.graph, output), output)
-        if plan.network is None:
-            stage = Stage(IMAGE_SIZE, WIDTH, NETWORK_BATCH, PROBE_STEPS, PROBE_STEPS)
-            options = _network_options(shared, stage, graph, output)
-            plan.network = _timed(stage, network_training.train, options, 60 * minutes * SHARES["network"])
-            plan.save(output)
-        network = _run("network", network_training.train, _network_options(shared, plan.network, graph, output), output)
+    with _one_bar() as bar:
+        plan = plan or _begin(asked, output)
+        with claimed(output), _computing_on(device), _preview(output):
+            if plan.graph is None:
+                plan.graph = _plan_graph(shared, 60 * minutes * SHARES["graph"], output)
+                plan.save(output)
+            graph = _run("graph", graph_training.train, _graph_options(shared, plan.graph, output), output, bar)
+            if plan.network is None:
+                stage = Stage(IMAGE_SIZE, WIDTH, NETWORK_BATCH, PROBE_STEPS, PROBE_STEPS)
+                options = _network_options(shared, stage, graph, output)
+                plan.network = _timed(stage, network_training.train, options, 60 * minutes * SHARES["network"])
+                plan.save(output)
+            options = _network_options(shared, plan.network, graph, output)
+            network = _run("network", network_training.train, options, output, bar)
     model = PoseTransfer.from_pretrained(network, pick_device(device))
     numbers = held_out(model, frames)
     write_json(output / "held_out.json", numbers)
@@ -223,6 +230,7 @@ def _graph_options(shared: dict[str, Any], stage: Stage, output: Path) -> graph_
         **_stage_options(stage),
         output=output / "graph",
         keypoints=KEYPOINTS,
+        detector=DETECTOR,
         visible="clip",
         mask_ratio=1 - VISIBLE_SHARE,
         mask_cells=CELLS,
@@ -269,7 +277,7 @@ def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> S
         options: The stage's.
         seconds: How long it may take.
     """
-    print(f"measuring how long a step takes at {stage.image_size}x{stage.image_size}")
+    Bar.write(f"measuring how long a step takes at {stage.image_size}x{stage.image_size}")
     scratch = options.output.with_name("speed")
     shutil.rmtree(scratch, ignore_errors=True)  # of a trial that was interrupted
     with step_times() as times:
@@ -279,13 +287,28 @@ def _timed(stage: Stage, train: Train, options: RunOptions, seconds: float) -> S
     return stage._replace(steps=max(1, round(seconds / step)), every=max(1, round(60 / step)))
 
 
-def _run(name: str, train: Train, options: RunOptions, output: Path) -> Path:
-    """A stage, or what is left of it; the file of its model."""
-    model = options.output / "model.safetensors"
-    if model.is_file() and read_header(model)["metadata"].get("steps") == options.steps:
-        return model
-    print(f"{name}: {options.steps} steps at {options.image_size}x{options.image_size}; see {output / 'preview.png'}")
-    return train(replace(options, resume=(options.output / CHECKPOINT).is_file()))
+def _run(name: str, train: Train, options: RunOptions, output: Path, bar: Bar) -> Path:
+    """A stage, or what is left of it, which fills its share of the bar; the file of its model."""
+    model, end = options.output / "model.safetensors", bar.n + SHARES[name]
+    if not model.is_file() or read_header(model)["metadata"].get("steps") != options.steps:
+        size = options.image_size
+        Bar.write(f"{name}: {options.steps} steps at {size}x{size}; see {output / 'preview.png'}")
+        bar.set_description(f"learning, {name}")
+        with watching(lambda _: bar.update(SHARES[name] / options.steps)):
+            train(replace(options, resume=(options.output / CHECKPOINT).is_file()))
+    bar.update(end - bar.n)  # also for steps that were done before
+    return model
+
+
+@contextmanager
+def _one_bar() -> Iterator[Bar]:
+    """A bar over all that is done, in place of those of the stages; a program reads the stages' own."""
+    program = is_read_by_a_program()
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    bar = Bar(desc="learning", total=1.0, bar_format=layout, hidden=program)
+    with bar, showing("auto" if program else "off"):
+        yield bar
+        bar.update(1 - bar.n)
 
 
 def _say_how_good(numbers: dict[str, dict[str, float]]) -> None:

@@ -324,7 +324,8 @@ def with_defaults(options: Options, begun: PoseTransfer | None = None) -> Option
     known = {} if begun is None else {name: getattr(begun.config, name) for name in ("image_size", "width")}
     asked, options = options, decided(options, ON_PROCESSOR if on_processor() else ON_GPU, known)
     if on_processor() and not options.resume:
-        say_what_was_decided(asked, options, FOR_PROCESSOR)
+        given = asked if asked.autolink is None else replace(asked, autolink_steps=options.autolink_steps)
+        say_what_was_decided(given, options, FOR_PROCESSOR)
     return options
 
 

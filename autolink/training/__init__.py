@@ -32,7 +32,7 @@ from autolink.training.order import (
     shuffled,
     to_network,
 )
-from autolink.training.pace import StepBar, duration, forecast, step_times
+from autolink.training.pace import StepBar, duration, forecast, step_times, watching
 from autolink.training.starting import decided, local_main_first, on_processor, processes, say_what_was_decided, start
 
 __all__ = [
@@ -78,4 +78,5 @@ __all__ = [
     "start",
     "step_times",
     "to_network",
+    "watching",
 ]

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 
-from autolink.progress import Bar
+from autolink.progress import Bar, is_off
 from autolink.training.options import SMALL_SIDE, SMALL_WIDTH, RunOptions, logger
 
-_watches: list[list[float]] = []
+_watches: list[Callable[[float], object]] = []
+
+
+@contextmanager
+def watching(step_done: Callable[[float], object]) -> Iterator[None]:
+    """A block in which each step that is done is told, with the clock in seconds."""
+    _watches.append(step_done)
+    try:
+        yield
+    finally:
+        _watches.remove(step_done)
 
 
 @contextmanager
 def step_times() -> Iterator[list[float]]:
     """A list that gets the clock, in seconds, at each step that is done in this block."""
     times: list[float] = []
-    _watches.append(times)
-    try:
+    with watching(times.append):
         yield times
-    finally:
-        _watches.remove(times)
 
 
 class StepBar(Bar):
@@ -49,13 +56,13 @@ class StepBar(Bar):
         self._name = name  # a bar that is not shown, as in a log file, has no `desc`
         self._accelerator, self._options, self._left = accelerator, options, options.steps - step
         self._since = 0.0
-        self._timed: int | None = -1 if shown else None
+        self._timed: int | None = -1 if shown and not is_off() else None
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count steps that were done."""
         self._left -= round(n or 0)
-        for times in _watches:
-            times.append(self._now())
+        for step_done in _watches:
+            step_done(self._now())
         if self._timed is not None:
             self._timed = self._measured(self._timed)
         return super().update(n)
