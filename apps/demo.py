@@ -63,9 +63,9 @@ def demo(output: Path) -> None:
     write_video(driver, clip.permute(0, 2, 3, 1).numpy(), Fraction(25))
 
     run("autolink", "detect", "--model", "portraits", "--numbered", "--output", detected, portrait, driver)
-    run("autolink-sample", "--model", "portraits-gan", "--output", sampled)
+    run("autolink", "gan", "sample", "--model", "portraits-gan", "--output", sampled)
     face = sorted(sampled.glob("pose-*_01.png"))[3]  # one that looks at the viewer
-    run("autolink-transfer", "--src", face, "--driver", driver, "--output", moved)
+    run("autolink", "transfer", "--src", face, "--driver", driver, "--output", moved)
 
     overview = save_png(output / "overview.png", picture(output))
     print(f"\nDone in {time.monotonic() - started:.0f} s. Look at:")

@@ -31,13 +31,12 @@ ABOUT = """
 first; paths in it are as if they were typed."""
 
 
-def options_of(kind: type[Options], description: str | None = None, prog: str | None = None) -> Options:
+def options_of(kind: type[Options], description: str | None = None) -> Options:
     """The options of a command, from its arguments and, if they name one, a file.
 
     Args:
         kind: A dataclass of options.
         description: For `--help`.
-        prog: What the command is called there.
 
     Raises:
         UserError: If the file cannot be used.
@@ -45,9 +44,9 @@ def options_of(kind: type[Options], description: str | None = None, prog: str | 
     file, arguments = _split(sys.argv[1:])
     about = (description or kind.__doc__ or "").strip() + ABOUT
     if file is None:
-        return tyro.cli(kind, prog=prog, description=about, args=arguments)
+        return tyro.cli(kind, description=about, args=arguments)
     default = _with_defaults(kind, read_options(kind, file))
-    return tyro.cli(kind, prog=prog, description=about, args=arguments, default=default)
+    return tyro.cli(kind, description=about, args=arguments, default=default)
 
 
 def read_options(kind: type[Checked], file: Path) -> dict[str, Any]:

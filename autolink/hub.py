@@ -192,13 +192,9 @@ def _trained(metadata: Mapping[str, Any]) -> str:
 @command
 def main() -> None:
     """Entry point of `autolink push`."""
-    options = tyro.cli(Options, prog="autolink push", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     path = resolve(options.model)
     card(options.repository, path, {})  # a file of another kind is named before anything is asked of the hub
     reserve(options.repository, "autolink push")
     push(options.repository, path)
     print(f"{path}: pushed to {options.repository}")
-
-
-if __name__ == "__main__":
-    main()

@@ -24,16 +24,16 @@ from autolink.data.synthetic import synthetic_clip
 from autolink.errors import command
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.video import write_video
-from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, animate, mix, project, sample
+from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, animate, mix, project
 from autolink_apps.gan import train as gan_train
-from autolink_apps.pose_transfer import PoseTransfer, PoseTransferConfig, adapt, transfer
+from autolink_apps.pose_transfer import PoseTransfer, PoseTransferConfig, adapt
 from autolink_apps.pose_transfer import evaluate as transfer_evaluate
 from autolink_apps.pose_transfer import train as transfer_train
 
 MAINS: dict[str, Callable[[], object]] = {
     "autolink": cli.main,
-    "autolink-sample": sample.main,
-    "autolink-transfer": transfer.main,
+    "autolink-sample": cli.sample,
+    "autolink-transfer": cli.transfer,
     "gan/train": gan_train.main,
     "pose_transfer/train": transfer_train.main,
     "pose_transfer/adapt": adapt.main,
@@ -122,8 +122,8 @@ run | evaluate a run | autolink evaluate --model {{again}} --data {{photos}}"""
 
 
 LASTING = """\
-detect | 2 | autolink.commands.detect --output d --device cpu --model {autolink} {long}
-transfer | 0.25 | autolink_apps.pose_transfer.transfer --output t.mp4 --model {transfer} --src {a} --driver {long}"""
+detect | 2 | autolink detect --output d --device cpu --model {autolink} {long}
+transfer | 0.25 | autolink transfer --output t.mp4 --model {transfer} --src {a} --driver {long}"""
 """Programs that are watched: name, and how long the video is, in times of what detection gets through; detection then
 has no end, and a transfer looks at all of its driver and then paints as many frames."""
 

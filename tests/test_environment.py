@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import autolink
-from autolink import devices
+from autolink import cli, devices
 from autolink.commands.detect import Options, detect
 from autolink.data.cache import cache_folder
 from autolink.data.landmarks import read_landmarks
@@ -70,6 +70,35 @@ def test_every_command_says_which_version_it_is(monkeypatch: pytest.MonkeyPatch,
     for module in COMMANDS:
         importlib.import_module(module).main()
         assert capsys.readouterr() == (f"autolink {autolink.__version__}\n", ""), module
+
+
+def test_every_command_is_in_the_tree_and_help_says_how_it_was_called(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert {module for module, _ in cli.COMMANDS.values()} == {*COMMANDS} - {"autolink.cli", "autolink_apps.demo"}
+    called = {
+        cli.main: ("autolink transfer", "autolink transfer export", "autolink gan mix"),
+        cli.transfer: ("autolink-transfer", "autolink-transfer export"),
+        cli.sample: ("autolink-sample", "autolink-sample grid", "autolink-sample mix"),
+    }
+    for entry, words in ((entry, words) for entry, many in called.items() for words in many):
+        monkeypatch.setattr(sys, "argv", [*words.split(), "--help"])
+        with pytest.raises(SystemExit):
+            entry()
+        assert f"usage: {words.replace('sample grid', 'sample')} [" in capsys.readouterr().out
+
+
+def test_the_tree_says_at_each_branch_what_it_has(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for words, line in ((), "gan mix "), (("--help",), "transfer export "), (("gan",), "mix "), (("gan", "-h"), "mix "):
+        monkeypatch.setattr(sys, "argv", ["autolink", *words])
+        cli.main()
+        assert f"\n  {line}" in capsys.readouterr().out
+    for words, said in (
+        (("figure",), "'figure' is not a command of autolink; it has train, detect"),
+        (("gan", "x"), "'x' is not a command of autolink gan; it has sample"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["autolink", *words])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert said in capsys.readouterr().err
 
 
 def test_characters_that_an_encoding_lacks_are_spelled(monkeypatch: pytest.MonkeyPatch) -> None:

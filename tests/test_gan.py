@@ -13,9 +13,9 @@ from gan_runs import TINY, tiny_gan, write_autolink, write_images
 from PIL import Image
 from torch.nn import functional
 
+from autolink import cli
 from autolink.layers import LEAKY_SLOPE
 from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, export
-from autolink_apps.gan import sample as sampling
 from autolink_apps.gan.generator import StructureEncoder, modulated_conv
 
 
@@ -134,7 +134,7 @@ def test_file_restores_the_model_and_its_frozen_autolink(gan_file: Path) -> None
 def run_sampler(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["autolink-sample", *map(str, arguments)])
     try:
-        sampling.main()
+        cli.sample()
     except SystemExit as stopped:
         return stopped.code
     return 0

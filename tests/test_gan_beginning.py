@@ -13,6 +13,7 @@ from autolink.errors import UserError
 from autolink.weights import read_tensors
 from autolink_apps.gan import beginning
 from autolink_apps.gan.train import train
+from experiments.gan_start import write_start
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def go_on(begun: tuple[Path, Path, Path], source: Path | str, output: Path, **ch
 def test_a_run_folder_and_a_start_begin_with_the_same_networks(begun, tmp_path, monkeypatch):
     was, file = reached(begun[2]), tmp_path / "starts" / "mine.safetensors"
     file.parent.mkdir()
-    beginning.write_start(begun[2], file)
+    write_start(begun[2], file)
     assert file.stat().st_size < (begun[2] / "checkpoint.safetensors").stat().st_size / 4  # half, and no moments
     exact, halved = go_on(begun, begun[2], tmp_path / "exact"), go_on(begun, file, tmp_path / "halved")
     for name, value in was.items():

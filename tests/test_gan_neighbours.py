@@ -12,8 +12,9 @@ import torch
 from gan_runs import Colours, tiny_gan, write_images
 from PIL import Image
 
+from autolink import cli
 from autolink.data import open_data
-from autolink_apps.gan import neighbours, sample
+from autolink_apps.gan import neighbours
 from autolink_apps.gan.metrics import nearest
 from autolink_apps.gan.neighbours import closer, closest, sample_at_poses_of
 
@@ -46,7 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         given = ["autolink-sample", "neighbours", "--output", tmp_path / "out", *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, given)))
         monkeypatch.setattr(neighbours, "open_features", lambda *_: Colours())
-        sample.main()
+        cli.sample()
 
     return call
 

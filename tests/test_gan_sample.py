@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torchvision import models
 
+from autolink import cli
 from autolink import features as extractors
 from autolink.commands.detect import Options as DetectOptions
 from autolink.commands.detect import detect
@@ -66,7 +67,7 @@ def clip(tmp_path: Path) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     """`autolink-sample …` in this process."""
     monkeypatch.setattr(sys, "argv", ["autolink-sample", *map(str, arguments)])
-    sample.main()
+    cli.sample()
 
 
 def poses_of(gan: ConditionalGAN, *paths: Path, **options: object) -> list[Pose]:
@@ -402,7 +403,7 @@ def test_onnx_paints_what_the_model_paints(gan_file: Path, gan: ConditionalGAN, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("frobnicate",), "'frobnicate' is no mode of autolink-sample"),
+        (("frobnicate",), "'frobnicate' is not a command of autolink-sample; it has sample, interpolate, mix"),
         (("--move", "4:0,0", "--output", "out"), "--move 4:0,0: expected a keypoint from 0 to 3"),
         (("--columns", "0", "--output", "out"), "--columns 0"),
         (("--truncation", "nan", "--output", "out"), "--truncation nan"),

@@ -13,13 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from autolink import AutoLink, AutoLinkConfig
+from autolink import AutoLink, AutoLinkConfig, cli
 from autolink.batching import Batches
 from autolink.data.synthetic import synthetic_clip
 from autolink.detector import Keypoints
 from autolink.video import VideoFrame, write_video
 from autolink_apps.pose_transfer import PoseTransfer, PoseTransferConfig
-from autolink_apps.pose_transfer import transfer as transferring
 
 TINY = AutoLinkConfig(keypoints=4, thickness=5e-3, image_size=32, width=0.1)
 TIMES = [Fraction(k * (k + 5), 100) for k in range(20)]  # a variable frame rate
@@ -67,7 +66,7 @@ def run_transfer(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """`autolink-transfer` with these arguments; its status."""
     monkeypatch.setattr(sys, "argv", ["autolink-transfer", *map(str, arguments)])
     try:
-        transferring.main()
+        cli.transfer()
     except SystemExit as stopped:
         return stopped.code
     return 0

@@ -122,4 +122,4 @@ def followed_rate(path: Path) -> Fraction:
 @command
 def main() -> None:
     """Entry point of `autolink-sample interpolate`."""
-    interpolate(tyro.cli(Options, prog="autolink-sample interpolate", description=__doc__))
+    interpolate(tyro.cli(Options, description=__doc__))

@@ -3,52 +3,24 @@
 A *start* holds generator, discriminator and averaged generator of a run, in half precision. Unlike a checkpoint it is
 small enough to keep beside the models, and it need not fit exactly: networks for images of twice the side have one
 block more, and all others are alike, so that a GAN for 128² can begin with one for 64².
-
-`python -m autolink_apps.gan.beginning RUN FILE` writes one of a run folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from torch import Tensor, nn
 
-from autolink.errors import UserError, command
-from autolink.ranges import Checked
+from autolink.errors import UserError
 from autolink.training import CHECKPOINT, logger
-from autolink.weights import pretrained_folder, read_metadata, read_tensors, write_safetensors
+from autolink.weights import pretrained_folder, read_tensors
 
 NETWORKS = "module/"
 """What the names of the networks' tensors begin with in a checkpoint, and in a start."""
 STARTS = "starts"
 """Folder of the starts that come with a checkout, below `pretrained/`."""
-
-
-@dataclass
-class Options(Checked):
-    """Write what a run has reached into a file that another run can begin with."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    file: Annotated[Path, tyro.conf.Positional]
-    """File to write, ending in .safetensors."""
-
-
-def write_start(run: Path, file: Path) -> None:
-    """Write the networks of a run's checkpoint in half precision.
-
-    Raises:
-        UserError: If the run has no checkpoint, or the file cannot be written.
-    """
-    checkpoint = run / CHECKPOINT
-    tensors = {name: value for name, value in read_tensors(checkpoint).items() if name.startswith(NETWORKS)}
-    half = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
-    write_safetensors(file, half, {"run": read_metadata(checkpoint)["run"]})
 
 
 def find_start(source: str) -> Path:
@@ -122,14 +94,3 @@ def _renumbered(name: str, by: int) -> str:
     before, after = name.split("blocks.")
     number, rest = after.split(".", 1)
     return f"{before}blocks.{int(number) + by}.{rest}"
-
-
-@command
-def main() -> None:
-    """Entry point of `python -m autolink_apps.gan.beginning`."""
-    options = tyro.cli(Options, description=__doc__)
-    write_start(options.run, options.file)
-
-
-if __name__ == "__main__":
-    main()

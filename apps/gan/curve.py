@@ -1,4 +1,4 @@
-"""What was measured while a GAN trained, against images seen: `python -m autolink_apps.gan.curve RUN... --output PNG`.
+"""What was measured while a GAN trained, against images seen: `autolink gan curve RUN... --output PNG`.
 
 Training itself draws it as `curve.png` in its run folder after each measurement; several runs come into one figure
 here.
@@ -57,7 +57,7 @@ def draw_curve(runs: Sequence[Path], path: Path) -> Path:
 
 @command
 def main() -> None:
-    """Entry point of `python -m autolink_apps.gan.curve`."""
+    """Entry point of `autolink gan curve`."""
     options = tyro.cli(Options, description=__doc__)
     print(draw_curve(options.runs, options.output))
 

@@ -1,4 +1,4 @@
-"""A finished GAN in numbers: `python -m autolink_apps.gan.evaluate --model M --data NAME_OR_DIR` prints JSON.
+"""A finished GAN in numbers: `autolink gan evaluate --model M --data NAME_OR_DIR` prints JSON.
 
 Distances to the training images and pose errors are those that training logs, computed in the same way and from the
 same noise; `disentanglement` says what changes when only the pose or only the appearance does. `accelerate launch
@@ -104,7 +104,7 @@ def take_last_weights(gan: ConditionalGAN, run: Path) -> None:
 
 @command
 def main() -> None:
-    """Entry point of `python -m autolink_apps.gan.evaluate`."""
+    """Entry point of `autolink gan evaluate`."""
     report = evaluate(tyro.cli(Options, description=__doc__))
     if report:
         print(json.dumps(rounded(report), indent=2))

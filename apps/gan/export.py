@@ -94,7 +94,7 @@ def _inputs(gan: ConditionalGAN, count: int) -> dict[str, Tensor]:
 @command
 def main() -> None:
     """Entry point of `autolink-sample export`."""
-    options = tyro.cli(Options, prog="autolink-sample export", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     refuse_inputs([options.output], [own_file(options.model)])
     path = export_onnx(load_gan(options), options.output, options.truncation)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), within {TOLERANCE:g} of the model in onnxruntime")

@@ -83,4 +83,4 @@ def mixed_grid(
 @command
 def main() -> None:
     """Entry point of `autolink-sample mix`."""
-    mix(tyro.cli(Options, prog="autolink-sample mix", description=__doc__))
+    mix(tyro.cli(Options, description=__doc__))

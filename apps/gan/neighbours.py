@@ -181,4 +181,4 @@ def _strip(found: Neighbours, row: int, training: SampleSet) -> Tensor:
 @command
 def main() -> None:
     """Entry point of `autolink-sample neighbours`."""
-    neighbours(tyro.cli(Options, prog="autolink-sample neighbours", description=__doc__))
+    neighbours(tyro.cli(Options, description=__doc__))

@@ -177,4 +177,4 @@ def project_image(options: Options) -> Path:
 @command
 def main() -> None:
     """Entry point of `autolink-sample project`."""
-    project_image(tyro.cli(Options, prog="autolink-sample project", description=__doc__))
+    project_image(tyro.cli(Options, description=__doc__))

@@ -1,21 +1,18 @@
-"""Images from a trained GAN: `autolink-sample [MODE] …`. Without a mode it is `grid`.
+"""Images from a trained GAN, every pose with every appearance: `autolink gan sample`, or `autolink-sample`.
 
-Modes: `grid` gives every pose every appearance; `interpolate` makes a video of it in which one of the two changes;
+Each image is written on its own, and `grid.png` shows them together: poses as rows, appearances as columns,
+the pose itself at the left.
+
+Besides (`autolink-sample MODE --help`): `interpolate` makes a video in which pose or appearance changes;
 `mix` takes the coarse layers from one appearance and the fine ones from another; `project` finds the appearance of a
 real image and gives it another pose; `neighbours` shows samples beside the closest training images; `export` writes
 the generator as ONNX.
-`autolink-sample MODE --help` lists the options of each.
-
-In `grid`, each image is written on its own, and `grid.png` shows them together: poses as rows, appearances as columns,
-the pose itself at the left.
 
 Shapes: P poses, N appearances, K keypoints, S image side.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from autolink.errors import UserError, command
+from autolink.errors import command
 from autolink.outputs import refuse_inputs
 from autolink.pixels import to_uint8
 from autolink.progress import Bar, Progress, as_asked
@@ -43,14 +40,6 @@ from autolink_apps.gan.poses import (
 
 GRID_ROWS = 24
 """The grid shows at most so many poses."""
-MODES = {
-    "interpolate": "animate",
-    "mix": "mix",
-    "project": "project",
-    "neighbours": "neighbours",
-    "export": "export",
-}
-"""The module beside this one of each mode but `grid`; loaded only when it is called."""
 
 
 @dataclass(kw_only=True)
@@ -108,16 +97,5 @@ def grid(labels: Tensor, rows: Tensor) -> Tensor:
 
 @command
 def main() -> None:
-    """Entry point of `autolink-sample`."""
-    mode = sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else None
-    if mode in MODES:
-        sys.argv = [f"autolink-sample {mode}", *sys.argv[2:]]
-        importlib.import_module(f"autolink_apps.gan.{MODES[mode]}").main()
-    elif mode in (None, "grid"):
-        sample(tyro.cli(Options, prog="autolink-sample", description=__doc__, args=sys.argv[1 + (mode is not None) :]))
-    else:
-        raise UserError(f"'{mode}' is no mode of autolink-sample; it has grid, {', '.join(MODES)}")
-
-
-if __name__ == "__main__":
-    main()
+    """Entry point of `autolink gan sample`."""
+    sample(tyro.cli(Options, description=__doc__))

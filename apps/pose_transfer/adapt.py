@@ -1,4 +1,4 @@
-"""Fine-tune a transfer model on one source video: `python -m autolink_apps.pose_transfer.adapt --model M --src V`.
+"""Fine-tune a transfer model on one source video: `autolink transfer adapt --model M --src V`.
 
 A source video holds hundreds of frames of exactly the person wanted. The last tenth of them is never learned from, and
 neither are those just before it, which show nearly the same; on that tenth the model is measured before and after,
@@ -277,7 +277,7 @@ def nearest_frames(autolink: AutoLink, frames: Tensor, poses: Tensor) -> Tensor:
 
 @command
 def main() -> None:
-    """Entry point of `python -m autolink_apps.pose_transfer.adapt`."""
+    """Entry point of `autolink transfer adapt`."""
     print(tyro.cli(adapt))
 
 

@@ -1,4 +1,4 @@
-"""How good pose transfer is, in numbers: `python -m autolink_apps.pose_transfer.evaluate --model M --data CLIPS`.
+"""How good pose transfer is, in numbers: `autolink transfer evaluate --model M --data CLIPS`.
 
 Two protocols, each with the same numbers for what needs no network (`metrics.py` defines them):
 

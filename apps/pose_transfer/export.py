@@ -104,7 +104,7 @@ def export_onnx(model: PoseTransfer, path: Path, keep_still: bool = True) -> Pat
 @command
 def main() -> None:
     """Entry point of `autolink-transfer export`."""
-    options = tyro.cli(Options, prog="autolink-transfer export", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     refuse_inputs([options.output], [own_file(options.model)])
     path = export_onnx(PoseTransfer.from_pretrained(options.model), options.output, options.keep_still)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), within {TOLERANCE:g} of the model in onnxruntime")

@@ -385,7 +385,7 @@ def _preview(output: Path) -> Iterator[None]:
 
 @command
 def main() -> None:
-    """Entry point of `python -m autolink_apps.pose_transfer.learn`."""
+    """Entry point of `autolink transfer learn`."""
     options = options_of(Options, __doc__)
     with showing(options.progress):
         print(learn(**{name: value for name, value in vars(options).items() if name != "progress"}))

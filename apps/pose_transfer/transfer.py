@@ -273,14 +273,8 @@ def _picture(shown: Shown, painted: np.ndarray, casting: Casting, options: Optio
 
 @command
 def main() -> None:
-    """Entry point of `autolink-transfer`."""
-    if sys.argv[1:2] == ["export"]:
-        from .export import main as export
-
-        sys.argv = ["autolink-transfer export", *sys.argv[2:]]
-        export()
-    else:
-        transfer(tyro.cli(Options, description=__doc__))
+    """Entry point of `autolink transfer`."""
+    transfer(tyro.cli(Options, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -282,11 +282,7 @@ def _units(data: SampleSet) -> list[str]:
 @command
 def main() -> None:
     """Entry point of `autolink calibrate`."""
-    options = tyro.cli(Options, prog="autolink calibrate", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     path, table = calibrate(options)
     print(table)
     print(f"{path}: use it as in  autolink detect --model {options.model} --calibration {path} INPUT...")
-
-
-if __name__ == "__main__":
-    main()

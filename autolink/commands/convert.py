@@ -150,10 +150,6 @@ def _layers() -> Iterator[tuple[str, str, str | None, str | None]]:
 @command
 def main() -> None:
     """Entry point of `autolink convert`."""
-    options = tyro.cli(Options, prog="autolink convert", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     model = convert(options.checkpoint, options.output)
     print(f"{options.output}: {model.config.keypoints} keypoints, {model.config.image_size}²")
-
-
-if __name__ == "__main__":
-    main()

@@ -267,7 +267,7 @@ def _free(name: str, taken: set[str]) -> str:
 @command
 def main() -> None:
     """Entry point of `autolink detect`."""
-    options = tyro.cli(Options, prog="autolink detect", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     tables = detect(options)
     overlays = [options.output / "overlays"] if options.overlays else []
     print(f"{tables.count} frames: {', '.join(map(str, [*tables.written, *overlays]))}")
@@ -276,7 +276,3 @@ def main() -> None:
             f"in {tables.uncertain} of them {options.model} is not sure of what it found; where its object is small or "
             "beside the middle, --crop auto looks for it"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -139,7 +139,7 @@ def picture(model: AutoLink, image: Tensor, shown: Tensor, edited: Edit) -> Tens
 @command
 def main() -> None:
     """Entry point of `autolink edit`."""
-    options = tyro.cli(Options, prog="autolink edit", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: expected a file name ending in .png")
     refuse_inputs([options.output], [options.image, options.appearance, own_file(options.model)])
@@ -150,7 +150,3 @@ def main() -> None:
     edited = edit(model, image, movement, appearance)
     save_png(options.output, picture(model, image, image if appearance is None else appearance, edited))
     print(f"{options.output}: image, patches shown ({edited.mask.mean():.0%}), new graph, result")
-
-
-if __name__ == "__main__":
-    main()

@@ -156,8 +156,4 @@ def _protocol_of(data: str, landmark_count: int) -> str:
 @command
 def main() -> None:
     """Entry point of `autolink evaluate`."""
-    print(json.dumps(evaluate(tyro.cli(Options, prog="autolink evaluate")), indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    print(json.dumps(evaluate(tyro.cli(Options)), indent=2))

@@ -151,11 +151,7 @@ def write_onnx(
 @command
 def main() -> None:
     """Entry point of `autolink export`."""
-    options = tyro.cli(Options, prog="autolink export", description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     refuse_inputs([options.output], [own_file(options.model)])
     path = export_onnx(load(options.model), options.output)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), within {TOLERANCE:g} of the model in onnxruntime")
-
-
-if __name__ == "__main__":
-    main()

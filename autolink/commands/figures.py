@@ -201,9 +201,5 @@ def graph_report(model: AutoLink, labels: Tensor, keypoints: Tensor | None) -> d
 @command
 def main() -> None:
     """Entry point of `autolink figures`."""
-    for path in figures(tyro.cli(Options, prog="autolink figures")):
+    for path in figures(tyro.cli(Options)):
         print(path)
-
-
-if __name__ == "__main__":
-    main()

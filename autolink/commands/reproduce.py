@@ -173,8 +173,4 @@ def reproduce(options: Options) -> None:
 @command
 def main() -> None:
     """Entry point of `autolink reproduce`."""
-    reproduce(tyro.cli(Options, prog="autolink reproduce", description=__doc__))
-
-
-if __name__ == "__main__":
-    main()
+    reproduce(tyro.cli(Options, description=__doc__))

@@ -292,8 +292,4 @@ def _summary(values: Sequence[float | None]) -> str:
 @command
 def main() -> None:
     """Entry point of `autolink sweep`."""
-    print(sweep(options_of(Options, prog="autolink sweep")).read_text(encoding="utf-8"), end="")
-
-
-if __name__ == "__main__":
-    main()
+    print(sweep(options_of(Options)).read_text(encoding="utf-8"), end="")

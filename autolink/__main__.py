@@ -1,0 +1,5 @@
+"""`python -m autolink`, and so `accelerate launch -m autolink train …`."""
+
+from autolink.cli import main
+
+main()
