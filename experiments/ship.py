@@ -19,9 +19,9 @@ from torch import Tensor
 from autolink.data import open_data
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
+from autolink.learner.bank import BANK, detect_samples
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.outputs import replacing, write_json
-from autolink.train import BANK, detect_samples
 from autolink.weights import manifest, pretrained_folder, read_header, read_tensors, write_model
 
 LIMIT = 20_000_000

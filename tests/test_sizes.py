@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from autolink import UserError, features, losses, training
-from autolink import train as learner
-from autolink.train import autolink_for, with_recommendations
+from autolink.learner import options as learner
+from autolink.learner.options import with_recommendations
+from autolink.train import autolink_for
 from autolink.training import RunOptions, StepBar, decided, duration, forecast
 from autolink_apps.gan import train as gan
 from autolink_apps.pose_transfer import train as transfer
@@ -140,7 +141,7 @@ def test_nothing_is_decided_or_looked_for_that_a_given_autolink_makes_needless(d
 
 def test_an_application_says_what_it_trains_first(device, monkeypatch, caplog, tmp_path):
     trained = []
-    monkeypatch.setattr(learner, "train", lambda options: trained.append(options))
+    monkeypatch.setattr("autolink.train.train", lambda options: trained.append(options))
     options = gan.with_defaults(gan.Options("photos", tmp_path))
     with caplog.at_level(logging.WARNING):
         autolink_for(None, options, perceptual=options.perceptual, steps=options.autolink_steps)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import PartialState
 
+from autolink.learner.options import Options as LearnerOptions
+from autolink.learner.options import with_recommendations
 from autolink.model import AutoLink
-from autolink.train import Options as LearnerOptions
-from autolink.train import with_recommendations
 from autolink.training import CHECKPOINT
 from autolink.weights import manifest, read_tensors
 from autolink_apps.gan.metrics import open_features

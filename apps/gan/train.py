@@ -25,13 +25,15 @@ from autolink.data import open_data, open_samples
 from autolink.data.sample import spread
 from autolink.errors import UserError, command
 from autolink.features import Features
+from autolink.learner.bank import BANK, detect_samples
+from autolink.learner.options import FOR_PROCESSOR
 from autolink.losses import light_features
 from autolink.model import AutoLink
 from autolink.pixels import signed_from_unit, unit_from_bytes
 from autolink.progress import as_asked
 from autolink.ranges import OPEN, Count, DoubledSide, NotNegative, Open, Whole, Width
 from autolink.runs import Stop
-from autolink.train import BANK, FOR_PROCESSOR, autolink_for, detect_samples
+from autolink.train import autolink_for
 from autolink.training import (
     MAY_CHANGE,
     Ema,

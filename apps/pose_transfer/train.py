@@ -27,13 +27,15 @@ from autolink.data.pairs import FramePairs, StillPairs
 from autolink.data.sample import Items, Mixture
 from autolink.errors import UserError, command
 from autolink.features import Features
+from autolink.learner.bank import bank_of
+from autolink.learner.options import FOR_PROCESSOR
 from autolink.losses import PerceptualLoss, light_features
 from autolink.model import AutoLink
 from autolink.pixels import unit_from_signed
 from autolink.progress import as_asked
 from autolink.ranges import OPEN, Count, DoubledSide, KeypointCount, NotNegative, Open, Width
 from autolink.runs import Stop
-from autolink.train import FOR_PROCESSOR, autolink_for, bank_of
+from autolink.train import autolink_for
 from autolink.training import (
     MAY_CHANGE,
     Ema,

@@ -28,6 +28,7 @@ from autolink.configuration import options_of
 from autolink.data import open_samples
 from autolink.errors import Stopped, UserError, command
 from autolink.graph import detect_spread
+from autolink.learner.options import FOR_PROCESSOR, with_sizes
 from autolink.model import load
 from autolink.outputs import read_json, refuse_inputs, replacing, write_json, write_text
 from autolink.pixels import unit_from_bytes
@@ -135,9 +136,9 @@ def sweep(options: Options) -> Path:
     Raises:
         UserError: If data or options cannot be used, or the folder holds another sweep.
     """
-    asked, options = options, train.with_sizes(options)
+    asked, options = options, with_sizes(options)
     if on_processor():
-        say_what_was_decided(asked, options, train.FOR_PROCESSOR)
+        say_what_was_decided(asked, options, FOR_PROCESSOR)
     axes = SWEEPS[options.sweep]
     selected = _selected(axes, options.only)
     if open_samples(options.data, options.image_size, "val", options.data_root).landmark_count == 0:

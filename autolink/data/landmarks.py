@@ -64,8 +64,9 @@ def open_landmark_folder(root: Path, image_size: int, split: str = "train", name
     if part is None:
         kept = split_side(root, files, kept, split, people=True)
     name = name or root.resolve().name
-    about = dict(clips=clips, landmarks=landmarks, sizes=sizes, people=people_of(files))
-    return ImageFiles(name, root, files, image_size, **about).only(kept)
+    return ImageFiles(
+        name, root, files, image_size, clips=clips, landmarks=landmarks, sizes=sizes, people=people_of(files)
+    ).only(kept)
 
 
 def read_landmarks(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
