@@ -23,7 +23,7 @@ from autolink.visualize import image_grid, save_png
 from autolink_apps.page import app
 from autolink_apps.page.catalogue import Catalogue
 from autolink_apps.page.desk import Desk
-from autolink_apps.page.jobs import COMMAND, Jobs
+from autolink_apps.page.jobs import DETECT, TRANSFER, Jobs
 from autolink_apps.page.runs import Runs
 from autolink_apps.page.serve import _listen
 from autolink_apps.page.uploads import Uploads
@@ -35,10 +35,17 @@ class Served:
     Args:
         port: 0 for a free one.
         runs: A folder of runs.
-        command: Makes videos.
+        transfer: Makes videos.
+        detect: Finds keypoints.
     """
 
-    def __init__(self, port: int = 0, runs: Path | None = None, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        runs: Path | None = None,
+        transfer: Sequence[str] = TRANSFER,
+        detect: Sequence[str] = DETECT,
+    ) -> None:
         listening = _listen("127.0.0.1", port)
         self.port = listening.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
@@ -47,7 +54,7 @@ class Served:
         self.uploads = Uploads()
         catalogue = Catalogue((), None if runs is None else Runs(runs))
         self.desk = Desk(self.uploads.find, catalogue.source, "cpu")
-        self.jobs = Jobs(self.uploads.folder / "jobs", self.uploads.file, catalogue.source, "cpu", command)
+        self.jobs = Jobs(self.uploads.folder / "jobs", self.uploads.file, catalogue.source, "cpu", transfer, detect)
         config = uvicorn.Config(
             app.make_app(access, self.desk, self.uploads, catalogue, self.jobs),
             log_level="warning",

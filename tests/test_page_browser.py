@@ -31,12 +31,14 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E
 
 from autolink_apps.page import performers  # noqa: E402
 
-PATIENCE = 60_000
-
 
 def busy() -> float:
     """How many times more is wanted of this machine than it can do: others may be at work on it."""
     return max(1.0, os.getloadavg()[0] / os.cpu_count())
+
+
+PATIENCE = round(60_000 * min(busy(), 5))
+"""Milliseconds."""
 
 
 class Command:
@@ -474,7 +476,7 @@ def test_a_video_is_made_of_a_source_and_a_driver_and_plays_beside_them(seen, vi
     video.wait_for_timeout(500)
     assert playing(video, "driver") == pytest.approx(playing(video, "result"), abs=0.15)
     with video.expect_download() as download:
-        video.locator("#download").click()
+        video.locator("#files").get_by_text("Save").click()
     assert download.value.suggested_filename == "person-as-clip.mp4"
     video.get_by_role("button", name="Remove", exact=True).click()
     expect(video.locator("#jobs li")).to_have_count(0)
@@ -482,8 +484,30 @@ def test_a_video_is_made_of_a_source_and_a_driver_and_plays_beside_them(seen, vi
     assert video.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_keypoints_of_a_clip_are_found_shown_and_saved(seen, video, tmp_path):
+    video.locator("[data-role=source] input").set_input_files(small_clip(tmp_path, 12))
+    video.get_by_text("Find keypoints").click()
+    expect(video.locator("[data-role=driver]")).to_be_hidden()
+    expect(video.locator("#takes")).to_contain_text("about")
+    video.get_by_role("button", name="Find the keypoints").click()
+    result = video.locator("#made video")
+    expect(result).to_be_visible(timeout=5 * PATIENCE)
+    assert result.evaluate("(video) => video.play().then(() => [video.duration, video.videoWidth])") == [1.2, 128]
+    expect(video.locator("#jobs li")).to_contain_text("Keypoints of clip.mp4")
+    for label, name in (("csv", "clip-keypoints.csv"), ("npz", "clip-keypoints.npz"), ("Save", "clip.mp4")):
+        with video.expect_download() as download:
+            video.locator("#files").get_by_text(label).click()
+        assert download.value.suggested_filename == name
+        data = Path(download.value.path()).read_bytes()
+        if label == "csv":
+            rows = data.decode().splitlines()
+            assert len(rows) == 13 and rows[1].startswith("clip.mp4,0,")
+    video.get_by_text("Make it move").click()
+    expect(video.locator("#made [role=status]")).to_have_text("Choose a source and a driver.")
+
+
 def test_a_video_is_stopped_and_goes_on_and_what_cannot_be_made_is_explained(context, tmp_path):
-    running = Served(command=(sys.executable, "-c", STOPPABLE))
+    running = Served(transfer=(sys.executable, "-c", STOPPABLE))
     seen = Seen(context, running.address)
     page = seen.page
     page.get_by_role("link", name="Video").click()
@@ -577,10 +601,6 @@ def test_what_is_done_while_a_picture_is_opened_stops_nothing(context, monkeypat
 
     monkeypatch.setattr(performers.Portrait, "open", slowly)
     running = Served()
-    context.add_init_script(
-        """const canvas = HTMLCanvasElement.prototype, encode = canvas.toBlob;
-        canvas.toBlob = function (...given) { setTimeout(() => encode.apply(this, given), 200); }"""
-    )
     seen = Seen(context, running.address)
     page = seen.page
     buffer = io.BytesIO()

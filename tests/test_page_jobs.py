@@ -53,6 +53,22 @@ Path("result.mp4").write_bytes(b"video")
 """
 
 
+DETECT = """
+import json, sys, time
+from pathlib import Path
+
+Path("options").write_text(json.dumps(sys.argv[1:]))
+for done in (0, 7):
+    said = dict(event="progress", stage="detect", done=done, of=20, unit="frame", seconds=done / 10, left=1.3)
+    print(json.dumps(said), file=sys.stderr, flush=True)
+while not Path("../go").is_file():
+    time.sleep(0.01)
+Path(".found/overlays").mkdir(parents=True)
+Path(".found/overlays/bert.mp4").write_bytes(b"drawn")
+Path(".found/keypoints.csv").write_text("source,frame")
+"""
+
+
 def upload(tmp_path: Path, name: str, kind: str, frames: int) -> Upload:
     path = tmp_path / f"file-{name}"
     path.write_bytes(b"content of " + name.encode())
@@ -66,7 +82,8 @@ def queue(tmp_path: Path) -> Iterator[Jobs]:
         "bert": upload(tmp_path, "bert", "clip", 20),
         "short": upload(tmp_path, "short", "clip", 5),
     }
-    made = Jobs(tmp_path / "jobs", files.__getitem__, lambda name: (name, 0), "cpu", (sys.executable, "-c", COMMAND))
+    detect = (sys.executable, "-c", DETECT)
+    made = Jobs(tmp_path / "jobs", files.__getitem__, lambda n: (n, 0), "cpu", (sys.executable, "-c", COMMAND), detect)
     made.start()
     yield made
     made.stop()
@@ -106,7 +123,7 @@ def test_an_order_is_carried_out_and_tells_how_far_it_is(queue):
     assert until(queue, lambda job: job["state"] == "done")["left"] == 0
     said = options(queue, id)
     assert "--paste-back" in said and said[said.index("--model") + 1] == "faces-transfer" and "--resume" not in said
-    assert queue.job(id).result.read_bytes() == b"video"
+    assert queue.job(id).files["result.mp4"].read_bytes() == b"video"
 
 
 def test_one_goes_on_and_the_others_wait_for_it(queue, monkeypatch):
@@ -142,7 +159,8 @@ def test_an_error_is_the_line_of_the_command_with_the_names_of_the_files(queue, 
     go(queue, "wrong")
     told = until(queue, lambda job: job["state"] == "failed")
     assert told["message"] == "bert.mp4: 5 frame(s), too few to learn from"
-    assert options(queue, id)[-2:] == ["--model", "m"] and "--adapt" in options(queue, id)
+    said = options(queue, id)
+    assert said[-2:] == ["--model", "m"] and said[said.index("--adapt") + 1 :][:3] == ["150", "--perceptual", "builtin"]
     go(queue, "fault")
     queue.resume(id)
     told = until(queue, lambda job: job["state"] == "failed" and "fault" in job["message"])
@@ -172,6 +190,23 @@ def test_learning_takes_its_minutes_and_needs_no_model(queue):
     assert told["left"] < 1200
     said = options(queue, id)
     assert said[said.index("--learn") + 1] == "20" and "--model" not in said
+
+
+def test_keypoints_are_found_in_a_clip_and_saved_under_its_name(queue):
+    with pytest.raises(UserError, match="view Pose"):
+        queue.add(Order("anna", None, "faces"))
+    id = queue.add(Order("bert", None, "faces"))["id"]
+    told = until(queue, lambda job: job["stage"] == "Finding keypoints in bert.mp4, 7 of 20 frames")
+    assert told["driver"] is None and told["left"] == 1.3
+    queue.cancel(id)
+    queue.resume(id)
+    go(queue)
+    until(queue, lambda job: job["state"] == "done")
+    said = options(queue, id)
+    assert said[said.index("auto") + 1] == "bert.mp4" and "--resume" not in said
+    job = queue.job(id)
+    assert job.files["result.mp4"].read_bytes() == b"drawn" and job.files["keypoints.csv"].is_file()
+    assert [job.called(name) for name in job.files] == ["bert.mp4", "bert-keypoints.csv", "bert-keypoints.npz"]
 
 
 def test_nothing_is_left_of_jobs_that_go(queue, monkeypatch):
@@ -215,6 +250,8 @@ def test_a_full_disk_is_told_before_anything_is_made(queue, monkeypatch):
         b'{"source": "a", "driver": "b", "model": "c", "learn": 100000}',
         b'{"source": "a", "driver": "b", "model": "c", "learn": 1, "adapt": 1}',
         b'{"source": "a", "driver": "b", "model": "c", "whole": "yes"}',
+        b'{"source": "a", "driver": 1, "model": "c"}',
+        b'{"source": "a", "driver": null, "model": "c", "adapt": 150}',
         b'{"source": "a", "driver": "b", "model": "c", "output": "/etc/passwd"}',
     ],
 )
@@ -224,7 +261,7 @@ def test_orders_that_mean_nothing_are_refused(text):
 
 
 def test_jobs_are_served_over_http(tmp_path):
-    running = Served(command=(sys.executable, "-c", COMMAND))
+    running = Served(transfer=(sys.executable, "-c", COMMAND))
     try:
         _, clip = running.upload(small_clip(tmp_path).read_bytes(), "clip.mp4")
         assert clip["frames"] == 6 and clip["type"] == "video/mp4"

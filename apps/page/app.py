@@ -40,6 +40,8 @@ PAGES = {"/": "index.html", "/out": "out.html"}
 """What may be opened with the secret in the address."""
 LONGEST_ORDER = 10_000
 """Bytes."""
+RESULTS = {".mp4": "video/mp4", ".csv": "text/csv", ".npz": "application/zip"}
+"""Types of what jobs make."""
 BACKLOG = 2
 """Pictures that wait to be sent to one who watches; later ones are left out until there is room."""
 logger = logging.getLogger("autolink")
@@ -168,11 +170,14 @@ def make_app(
             job = jobs.job(request.path_params["id"])
         except UserError as error:
             return _refused(404, str(error))
-        if job.state != "done" or not job.result.is_file():
-            return _refused(404, "this video is not done")
-        name = f"{Path(job.source.name).stem}-as-{Path(job.driver.name).stem}.mp4"
+        name = request.path_params["name"]
+        path = job.files.get(name)
+        if job.state != "done" or path is None or not path.is_file():
+            return _refused(404, "this file is not there, or not done")
         how = "attachment" if "download" in request.query_params else "inline"
-        return FileResponse(job.result, media_type="video/mp4", filename=name, content_disposition_type=how)
+        return FileResponse(
+            path, media_type=RESULTS[path.suffix], filename=job.called(name), content_disposition_type=how
+        )
 
     async def content(request: Request) -> Response:
         try:
@@ -241,7 +246,7 @@ def make_app(
         Route("/api/jobs", list_jobs),
         Route("/api/jobs", add_job, methods=["POST"]),
         Route("/api/jobs/{id}", change_job, methods=["DELETE"]),
-        Route("/api/jobs/{id}/result.mp4", result),
+        Route("/api/jobs/{id}/{name}", result),
         Route("/api/jobs/{id}/{what}", change_job, methods=["POST"]),
         WebSocketRoute("/live", live),
     ]

@@ -1,7 +1,8 @@
-"""Videos that the page makes: `autolink-transfer` in a process of its own, one at a time, while others wait in a queue.
+"""Videos that the page makes: `autolink-transfer`, or `autolink detect` for keypoints, in a process of its own.
 
-A job keeps its files in a folder that goes with it. It can be stopped, and goes on later where it was; what is said of
-how long it takes comes from how long earlier stages took here.
+One goes on at a time, while others wait in a queue. A job keeps its files in a folder that goes with it. It can be
+stopped, and goes on later where it was, or, where keypoints are found, from the beginning; what is said of how long it
+takes comes from how long earlier stages took here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from autolink.errors import UserError
 from autolink_apps.page.messages import Order
 from autolink_apps.page.uploads import Upload
 
-COMMAND = (sys.executable, "-m", "autolink_apps.pose_transfer.transfer")
+TRANSFER = (sys.executable, "-m", "autolink_apps.pose_transfer.transfer")
+DETECT = (sys.executable, "-m", "autolink.cli", "detect")
 WAITING = 8
 """Jobs that may wait."""
 KEPT = 8
@@ -38,9 +40,11 @@ PATIENCE = 30.0
 """Seconds in which a process that is stopped has to end."""
 SOURCE, DRIVER = "uploaded-source", "uploaded-driver"
 """What the files are called for the command."""
+FOUND = ".found"
+"""The folder for what was found in a clip: none that a clip can be called."""
 STARTING = 6.0
 """Seconds until the command has loaded what it needs, until it is known how long that takes here."""
-PACES = {"looking": 0.012, "adapting": 1.0, "painting": 0.02}
+PACES = {"looking": 0.012, "adapting": 1.0, "painting": 0.02, "finding": 0.02}
 """Seconds for a frame or a step on two cores, until it is known how long they take here; a frame is painted at 256²."""
 LARGER = 6.0
 """How much more than `PACES` says a megapixel of the result costs, in times."""
@@ -78,7 +82,7 @@ class Job:
     id: str
     order: Order
     source: Upload
-    driver: Upload
+    driver: Upload | None
     folder: Path
     stages: list[Stage]
     state: State = "waiting"
@@ -99,9 +103,24 @@ class Job:
         return self.state in ("done", "stopped", "failed")
 
     @property
-    def result(self) -> Path:
-        """Where the video is when it is there."""
-        return self.folder / "result.mp4"
+    def files(self) -> dict[str, Path]:
+        """Where what is made is when it is there: `result.mp4`, and tables of keypoints."""
+        if self.driver is not None:
+            return {"result.mp4": self.folder / "result.mp4"}
+        tables = {name: self.folder / FOUND / name for name in ("keypoints.csv", "keypoints.npz")}
+        return {"result.mp4": self.folder / FOUND / "overlays" / f"{Path(self.clip).stem}.mp4", **tables}
+
+    @property
+    def clip(self) -> str:
+        """What the source is called for the command that finds keypoints, whose tables name it."""
+        return re.sub(r"[^\w. -]", "_", self.source.name).lstrip(".- ")[:60] or "clip"
+
+    def called(self, name: str) -> str:
+        """What one of the files is called when it is saved."""
+        whose = Path(self.source.name).stem
+        if self.driver is not None:
+            whose += f"-as-{Path(self.driver.name).stem}"
+        return f"{whose}{Path(name).suffix}" if name == "result.mp4" else f"{whose}-{name}"
 
 
 class Jobs:
@@ -112,7 +131,8 @@ class Jobs:
         find: The upload of an id.
         source: Where the model of a name is, as `Catalogue.source` says.
         device: Where networks compute.
-        command: Makes a video, given its options.
+        transfer: The command that makes a video, but for its options.
+        detect: The command that finds keypoints, likewise.
     """
 
     def __init__(
@@ -121,10 +141,11 @@ class Jobs:
         find: Callable[[str], Upload],
         source: Callable[[str], tuple[str, int]],
         device: str = "auto",
-        command: Sequence[str] = COMMAND,
+        transfer: Sequence[str] = TRANSFER,
+        detect: Sequence[str] = DETECT,
     ) -> None:
         self.folder, self.find, self.source, self.device = folder, find, source, device
-        self.command = list(command)
+        self.transfer, self.detect = transfer, detect
         self.jobs: dict[str, Job] = {}
         self.measured: dict[str, float] = {}
         self.changed = threading.Condition(threading.RLock())
@@ -153,7 +174,7 @@ class Jobs:
     def seconds(self, order: Order) -> float:
         """About how long an order would take."""
         with self.changed:
-            return sum(map(self._expected, self._planned(order, self.find(order.source), self.find(order.driver))))
+            return sum(map(self._expected, self._planned(order, *self._uploads(order))))
 
     def add(self, order: Order) -> dict[str, Any]:
         """Take an order.
@@ -161,14 +182,16 @@ class Jobs:
         Raises:
             UserError: If it cannot be carried out, or too many wait.
         """
-        source, driver = self.find(order.source), self.find(order.driver)
-        if driver.kind != "clip":
+        source, driver = self._uploads(order)
+        if driver is None and source.kind != "clip":
+            raise UserError(f"{source.name} is a picture; open it on the view Pose, which shows and exports its points")
+        if driver is not None and driver.kind != "clip":
             raise UserError(f"{driver.name} is a picture, so nothing moves in it; take a clip for the movement")
         if order.adapt and source.frames < 20:
             raise UserError(f"{source.name} has too few frames to learn from; take a clip of a second or more")
         if order.learn and source.kind != "clip":
             raise UserError(f"{source.name} is a picture; a new kind of object is learned from two clips")
-        if order.learn and source.id == driver.id:
+        if order.learn and driver is not None and source.id == driver.id:
             raise UserError(f"{source.name} is both clips; a new kind of object is learned from two of them")
         self.source(order.model)  # so that one who names no model hears of it now
         with self.changed:
@@ -178,8 +201,9 @@ class Jobs:
             id = secrets.token_hex(8)
             job = Job(id, order, source, driver, self.folder / id, self._planned(order, source, driver))
             job.folder.mkdir(parents=True)
-            for name, upload in ((SOURCE, source), (DRIVER, driver)):
-                _give(upload.path, job.folder / name)
+            _give(source.path, job.folder / (job.clip if driver is None else SOURCE))
+            if driver is not None:
+                _give(driver.path, job.folder / DRIVER)
             self.jobs[id] = job
             self.changed.notify_all()
             return self._described(job)
@@ -230,6 +254,9 @@ class Jobs:
             raise UserError("this video is no longer here")
         return self.jobs[id]
 
+    def _uploads(self, order: Order) -> tuple[Upload, Upload | None]:
+        return self.find(order.source), None if order.driver is None else self.find(order.driver)
+
     def _make_room(self) -> None:
         ended = [job for job in self.jobs.values() if job.ended]
         for job in ended[: max(0, len(ended) - KEPT + 1)]:
@@ -268,16 +295,9 @@ class Jobs:
 
     def _begin(self, job: Job) -> subprocess.Popen[str] | None:
         """The command's process; None if there is nothing to begin it with."""
-        order = job.order
-        command = [*self.command, "--src", SOURCE, "--driver", DRIVER]
-        command += ["--output", job.result.name, "--preview", "off", "--progress", "json", "--device", self.device]
-        command += ["--resume"] if job.begun else []
-        command += ["--adapt", str(order.adapt)] if order.adapt else []
-        command += ["--paste-back"] if order.whole else []
         try:
-            command += ["--learn", str(order.learn)] if order.learn else ["--model", self._model(order.model)]
             process = subprocess.Popen(
-                command,
+                self._command(job),
                 cwd=job.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -293,6 +313,21 @@ class Jobs:
         if hasattr(os, "setpriority"):  # what is painted by hand goes first
             os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         return process
+
+    def _command(self, job: Job) -> list[str]:
+        """What makes it, in its folder."""
+        order, how = job.order, ["--progress", "json", "--device", self.device]
+        if job.driver is None:
+            shutil.rmtree(job.folder / FOUND, ignore_errors=True)  # of a process that was stopped
+            model = self._model(order.model)
+            return [*self.detect, *how, "--model", model, "--output", FOUND, "--crop", "auto", job.clip]
+        command = [*self.transfer, *how, "--src", SOURCE, "--driver", DRIVER, "--output", "result.mp4"]
+        command += ["--preview", "off"]
+        command += ["--resume"] if job.begun else []
+        # Features that are shipped: the page has nothing come from elsewhere, and others may not be here.
+        command += ["--adapt", str(order.adapt), "--perceptual", "builtin"] if order.adapt else []
+        command += ["--paste-back"] if order.whole else []
+        return [*command, *(["--learn", str(order.learn)] if order.learn else ["--model", self._model(order.model)])]
 
     def _model(self, name: str) -> str:
         """A model as the command has it, which runs in another folder."""
@@ -346,7 +381,11 @@ class Jobs:
             share = (stage.of - stage.first) / stage.of  # the rest was done before it went on
             self.measured[stage.kind] = said["seconds"] / (stage.amount * share)
 
-    def _planned(self, order: Order, source: Upload, driver: Upload) -> list[Stage]:
+    def _planned(self, order: Order, source: Upload, driver: Upload | None) -> list[Stage]:
+        size = 1 + LARGER * max(0.0, min(source.width, source.height, 2160) ** 2 - 256**2) / 1e6
+        if driver is None:
+            starting = Stage("starting", "starting", STARTING)
+            return [starting, Stage("detect", "finding", source.frames * size)]
         looked = source.frames if order.adapt else min(source.frames, LOOKED_AT)
         stages = [
             Stage("starting", "starting", STARTING),
@@ -357,7 +396,6 @@ class Jobs:
             stages.insert(1, Stage("learning", "learning", 60 * order.learn))
         if order.adapt:
             stages.append(Stage(f"adapting to {SOURCE}", "adapting", order.adapt))
-        size = 1 + LARGER * max(0.0, min(source.width, source.height, 2160) ** 2 - 256**2) / 1e6
         return [*stages, Stage("painting", "painting", driver.frames * size)]
 
     def _expected(self, stage: Stage) -> float:
@@ -386,7 +424,7 @@ class Jobs:
             "id": job.id,
             "state": job.state,
             "source": job.source.described(),
-            "driver": job.driver.described(),
+            "driver": job.driver and job.driver.described(),
             "order": vars(job.order),
             "stage": _in_words(job.stages[job.at], job),
             "left": round(left, 1),
@@ -418,20 +456,22 @@ class Jobs:
 def _in_words(stage: Stage, job: Job) -> str:
     if stage.kind not in PACES:
         return {"starting": "Starting", "learning": "Learning from both clips"}[stage.kind]
-    words = {"looking": "Finding keypoints in", "adapting": "Adapting to", "painting": "Painting"}[stage.kind]
+    words = {"adapting": "Adapting to", "painting": "Painting"}.get(stage.kind, "Finding keypoints in")
     of = (
         ""
         if stage.of is None
         else f", {stage.done:,} of {stage.of:,} {'steps' if stage.kind == 'adapting' else 'frames'}"
     )
-    name = {f"looking at {DRIVER}": job.driver.name, "painting": ""}.get(stage.name, job.source.name)
+    driver = "" if job.driver is None else job.driver.name
+    name = {f"looking at {DRIVER}": driver, "painting": ""}.get(stage.name, job.source.name)
     return f"{words} {name}".strip() + of
 
 
 def _for_people(text: str, job: Job) -> str:
     """A line of the command with the names that the files had."""
     text = text.replace(str(job.folder) + os.sep, "")
-    text = text.replace(SOURCE, job.source.name).replace(DRIVER, job.driver.name)
+    text = text.replace(SOURCE, job.source.name)
+    text = text if job.driver is None else text.replace(DRIVER, job.driver.name)
     return re.sub(r"\bruns/[\w.-]+", "the model that is learned", text)
 
 

@@ -97,12 +97,12 @@ Message = Work | Neutral | Watch
 
 @dataclass(frozen=True)
 class Order:
-    """Make a video of a source that moves as a driver does."""
+    """Make a video of a source that moves as a driver does, or of one clip with its keypoints."""
 
     source: str
     """The id of an upload."""
-    driver: str
-    """The id of an upload."""
+    driver: str | None
+    """The id of an upload; None where the keypoints of the source are wanted, as tables and drawn over it."""
     model: str
     adapt: int = 0
     """Steps by which the model is adapted to the source before."""
@@ -166,13 +166,15 @@ def parse_order(text: bytes) -> Order:
     try:
         said = json.loads(text)
         order = Order(**said)
-        for value in (order.source, order.driver, order.model):
+        for value in (order.source, order.model, "" if order.driver is None else order.driver):
             if not isinstance(value, str):
-                raise ValueError("expected names of two files and a model")
+                raise ValueError("expected names of files and a model")
         _whole(order.adapt, 0, MOST_STEPS)
         _whole(order.learn, 0, MOST_MINUTES)
         if order.adapt and order.learn:
             raise ValueError("a model that is learned is not adapted as well")
+        if order.driver is None and (order.adapt or order.learn or order.whole):
+            raise ValueError("keypoints are found with a model as it is, in the whole frame")
         if not isinstance(order.whole, bool):
             raise ValueError("expected true or false")
         return order

@@ -64,8 +64,7 @@ async function listModels() {
     group.append(...listed.map(({ name }) => new Option(name.replace(/^run /, ""), name)));
     if (listed.length) $("model").append(group);
   }
-  const moving = models.filter(({ kind }) => kind === "portrait").map(({ name }) => name);
-  for (const { know } of Object.values(views)) know?.(moving);
+  for (const { know } of Object.values(views)) know?.(models);
   now.model ??= models[0].name;
   $("model").value = now.model;
   $("model").disabled = false;

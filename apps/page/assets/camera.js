@@ -17,6 +17,7 @@ export function showCamera({ tell }) {
   let edges = [];
   let count = 0;
   let times = 0; // that a picture was opened
+  let fresh = false; // whether what the camera sees now has not been sent
 
   async function start() {
     $("camera-start").disabled = true;
@@ -45,9 +46,10 @@ export function showCamera({ tell }) {
     $("neutral").disabled = true;
     $("camera-state").textContent = why;
     points = [];
+    fresh = false;
   }
 
-  // Draw what the camera sees, and send it if the server has answered.
+  // Draw what the camera sees, and send it if the server has answered; if not, it goes as soon as it has.
   function look() {
     if (!stream) return;
     if (video.videoWidth) {
@@ -57,14 +59,18 @@ export function showCamera({ tell }) {
       pen.setTransform($("mirror").checked ? -1 : 1, 0, 0, 1, $("mirror").checked ? sent.width : 0, 0);
       pen.drawImage(video, 0, 0, sent.width, sent.height);
       drawSeen();
-      if (live?.free) sent.toBlob(send, "image/jpeg", QUALITY);
+      fresh = true;
+      offer();
     }
     if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(look);
     else requestAnimationFrame(look);
   }
 
-  async function send(blob) {
-    if (blob) live?.act(await blob.arrayBuffer());
+  function offer() {
+    if (!fresh || !live?.free) return;
+    fresh = false;
+    const [, text] = sent.toDataURL("image/jpeg", QUALITY).split(","); // `toBlob` would wait for idle time, 50 ms and more
+    live.act(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
   }
 
   function drawSeen() {
@@ -98,6 +104,7 @@ export function showCamera({ tell }) {
       drawResult(await createImageBitmap(parts.shown));
       tell(header.sure ? "" : `${header.model} is not sure that this picture shows what it knows. Try one of a single subject, well seen.`);
     } else if (header.type === "acted") {
+      offer(); // before this one is drawn
       points = header.sure ? header.seen : [];
       const state = header.neutral ? `Acting, ${Math.round(header.milliseconds)} ms a picture.` : "Hold still for a moment, and look ahead.";
       $("camera-state").textContent = header.sure ? state : "Nobody is seen clearly; come nearer, into the light.";
@@ -138,7 +145,8 @@ export function showCamera({ tell }) {
 
   return {
     take,
-    know(models) {
+    know(all) {
+      const models = all.filter(({ kind }) => kind === "portrait").map(({ name }) => name);
       const before = $("camera-model").value;
       $("camera-model").replaceChildren(...models.map((name) => new Option(name.replace(/^run /, ""), name)));
       if (models.includes(before)) $("camera-model").value = before;

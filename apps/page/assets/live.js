@@ -106,14 +106,14 @@ export class Live {
     this.say({ type: "pose", n: this.flying, ...pose });
   }
 
-  // A frame of the camera, a JPEG in an ArrayBuffer; only while it is `free`.
+  // A frame of the camera, a JPEG as a Uint8Array; only while it is `free`.
   act(jpeg) {
     if (!this.free) return;
     this.flying = ++this.number;
     this.since = performance.now();
     const message = new Uint8Array(4 + jpeg.byteLength);
     new DataView(message.buffer).setUint32(0, this.flying, true);
-    message.set(new Uint8Array(jpeg), 4);
+    message.set(jpeg, 4);
     this.socket.send(message);
   }
 

@@ -1,10 +1,12 @@
-// Videos: who moves, whose movement, and the jobs that make them. Jobs are the server's; this page shows where they are.
+// Videos: who moves, whose movement, and the jobs that make them, or that find the keypoints of a clip. Jobs are the
+// server's; this page shows where they are.
 
 import { heard, sendFile } from "/assets/live.js";
 
 const SOON = 700; // milliseconds between two looks at a job that goes on
 const SELDOM = 5000;
 const APART = 0.12; // seconds by which clips that play together may differ
+const FOUND = { "keypoints.csv": "csv", "keypoints.npz": "npz", "result.mp4": "Save" };
 const LOST = "The server is not there; is it still running?";
 const $ = (id) => document.getElementById(id);
 
@@ -12,6 +14,8 @@ const $ = (id) => document.getElementById(id);
 export function showVideo({ tell }) {
   const figure = (role) => document.querySelector(`#video [data-role=${role}]`);
   const chosen = { source: null, driver: null };
+  const finding = () => document.querySelector("[name=aim]:checked").value === "reconstruction";
+  let models = [];
   let jobs = [];
   let shown = null; // the job whose clips are shown; null while a new one is put together
   let looked = false;
@@ -36,7 +40,8 @@ export function showVideo({ tell }) {
 
   function show(job) {
     shown = job.id;
-    Object.assign(chosen, { source: job.source, driver: job.driver });
+    Object.assign(chosen, { source: job.source, driver: job.driver ?? chosen.driver });
+    aim(job.driver ? "portrait" : "reconstruction");
     const [radio] = document.querySelectorAll(`#first [value="${job.order.adapt} ${job.order.learn}"]`);
     if (radio) radio.checked = true;
     $("whole").checked = job.order.whole;
@@ -47,16 +52,32 @@ export function showVideo({ tell }) {
     for (const role of ["source", "driver"]) place(figure(role), chosen[role]);
     const job = jobs.find(({ id }) => id === shown);
     renderResult(job);
-    $("make").disabled = !chosen.source || !chosen.driver;
+    $("make").disabled = !ready();
     const focused = document.activeElement?.dataset?.key;
     $("jobs").replaceChildren(...jobs.map(row));
     if (focused) $("jobs").querySelector(`[data-key="${focused}"]`)?.focus();
   }
 
+  function ready() {
+    return Boolean($("video-model").value && chosen.source && (chosen.driver || finding()));
+  }
+
+  // What is made by the next order: a moved picture, or the keypoints of a clip.
+  function aim(kind) {
+    document.querySelector(`[name=aim][value=${kind}]`).checked = true;
+    for (const part of [figure("driver"), $("first"), $("whole").parentElement]) part.hidden = finding();
+    $("make").textContent = finding() ? "Find the keypoints" : "Make the video";
+    const before = $("video-model").value;
+    const names = models.filter((model) => model.kind === kind).map(({ name }) => name);
+    $("video-model").replaceChildren(...names.map((name) => new Option(name.replace(/^run /, ""), name)));
+    if (names.includes(before)) $("video-model").value = before;
+  }
+
   function row(job) {
     const item = document.createElement("li");
     if (job.id === shown) item.setAttribute("aria-current", "true");
-    const open = button(`${job.source.name} as ${job.driver.name}`, `${job.id} open`, () => {
+    const name = job.driver ? `${job.source.name} as ${job.driver.name}` : `Keypoints of ${job.source.name}`;
+    const open = button(name, `${job.id} open`, () => {
       show(job);
       render();
     });
@@ -66,7 +87,7 @@ export function showVideo({ tell }) {
     open.append(state);
     item.append(open);
     if (job.state === "waiting" || job.state === "going on") item.append(act(job, "stop", "Stop"));
-    if (job.state === "stopped" || job.state === "failed") item.append(act(job, "resume", "Go on"));
+    if (job.state === "stopped" || job.state === "failed") item.append(act(job, "resume", job.driver ? "Go on" : "Begin anew"));
     if (job.state !== "going on") item.append(act(job, "", "Remove", "DELETE"));
     return item;
   }
@@ -81,13 +102,18 @@ export function showVideo({ tell }) {
   function renderResult(job) {
     const screen = $("made");
     const playing = job?.state === "done";
-    $("download").hidden = !playing;
-    $("made-caption").textContent = playing ? ["Result, generated", ...job.notes].join(". ") : "Result";
+    const made = job?.driver ? "Result, generated" : "Keypoints and graph";
+    $("made-caption").textContent = playing ? [made, ...job.notes].join(". ") : "Result";
+    $("files").hidden = !playing;
     if (playing) {
       if (screen.dataset.job === job.id) return;
       const video = Object.assign(document.createElement("video"), { controls: true, loop: true, playsInline: true });
       video.src = `/api/jobs/${job.id}/result.mp4`;
-      $("download").href = `${video.src}?download`;
+      $("files").replaceChildren(...Object.entries(job.driver ? { "result.mp4": "Save" } : FOUND).map(([name, label]) => {
+        const link = Object.assign(document.createElement("a"), { className: "button", textContent: label });
+        link.href = `/api/jobs/${job.id}/${name}?download`;
+        return link;
+      }));
       for (const name of ["play", "pause", "seeked", "timeupdate"]) video.addEventListener(name, () => together(video));
       const fresh = screen.dataset.waited === job.id;
       screen.replaceChildren(video);
@@ -98,7 +124,7 @@ export function showVideo({ tell }) {
     delete screen.dataset.job;
     const state = document.createElement("p");
     state.setAttribute("role", "status");
-    if (!job) state.textContent = chosen.source && chosen.driver ? "Ready to be made." : "Choose a source and a driver.";
+    if (!job) state.textContent = ready() ? "Ready to be made." : !models.length ? "Starting…" : finding() ? "Choose a clip." : "Choose a source and a driver.";
     else state.textContent = job.state === "failed" ? sentence(job.message) : inWords(job);
     if (job?.state === "failed") state.className = "wrong";
     const parts = [state];
@@ -117,7 +143,7 @@ export function showVideo({ tell }) {
   function together(video) {
     for (const role of ["source", "driver"]) {
       const other = figure(role).querySelector("video");
-      if (!other || !other.duration) continue;
+      if (!other || !other.duration || figure(role).hidden) continue;
       const wanted = role === "driver" ? Math.min(video.currentTime, other.duration) : video.currentTime % other.duration;
       if (Math.abs(other.currentTime - wanted) > APART) other.currentTime = wanted;
       if (video.paused !== other.paused) (video.paused ? other.pause() : other.play().catch(() => {}));
@@ -143,6 +169,7 @@ export function showVideo({ tell }) {
   function order(first) {
     const [adapt, learn] = first.split(" ").map(Number);
     const { source, driver } = chosen;
+    if (finding()) return { source: source.id, driver: null, model: $("video-model").value };
     return { source: source.id, driver: driver.id, model: $("video-model").value, adapt, learn, whole: $("whole").checked };
   }
 
@@ -150,6 +177,12 @@ export function showVideo({ tell }) {
   async function estimate() {
     const turn = ++asked;
     const { source, driver } = chosen;
+    $("takes").textContent = "";
+    if (finding()) {
+      const seconds = source && (await secondsOf(order("0 0")));
+      if (turn === asked && seconds) $("takes").textContent = `about ${duration(seconds)}`;
+      return;
+    }
     for (const radio of document.querySelectorAll("#first input")) {
       const [adapt, learn] = radio.value.split(" ").map(Number);
       const short = (adapt && source && source.frames < 20) || (learn && [source, driver].some((file) => file && file.kind !== "clip"));
@@ -158,13 +191,9 @@ export function showVideo({ tell }) {
       const told = radio.closest("label").querySelector("output");
       told.textContent = radio.disabled ? (adapt ? "needs a clip as the source" : "needs two clips") : "";
       if (radio.disabled || !source || !driver) continue;
-      try {
-        const { seconds } = await heard(post("/api/jobs?seconds", order(radio.value)), "");
-        if (turn !== asked) return;
-        told.textContent = `about ${duration(seconds)}`;
-      } catch {
-        return; // making it will say why not
-      }
+      const seconds = await secondsOf(order(radio.value));
+      if (turn !== asked || seconds === null) return;
+      told.textContent = `about ${duration(seconds)}`;
     }
   }
 
@@ -195,13 +224,24 @@ export function showVideo({ tell }) {
     });
   }
 
+  $("aims").addEventListener("change", (event) => {
+    shown = null;
+    aim(event.target.value);
+    render();
+    estimate();
+  });
+
   return {
-    take: (file, where) => take(file, where?.closest?.("[data-role=driver]") || (chosen.source && !chosen.driver) ? "driver" : "source"),
-    know(models) {
-      const before = $("video-model").value;
-      $("video-model").replaceChildren(...models.map((name) => new Option(name.replace(/^run /, ""), name)));
-      if (models.includes(before)) $("video-model").value = before;
-      if (!before) estimate(); // this view was there before the models were known
+    take(file, where) {
+      const second = where?.closest?.("[data-role=driver]") || (chosen.source && !chosen.driver);
+      take(file, second && !finding() ? "driver" : "source");
+    },
+    know(all) {
+      models = all;
+      aim(document.querySelector("[name=aim]:checked").value);
+      if ($("video").hidden) return;
+      render(); // this view was there before the models were known
+      estimate();
     },
     shown(on) {
       clearTimeout(timer);
@@ -209,6 +249,15 @@ export function showVideo({ tell }) {
       else for (const video of document.querySelectorAll("#video video")) video.pause();
     },
   };
+}
+
+// How long the server thinks that an order takes; null if it says nothing, and making it will say why not.
+async function secondsOf(order) {
+  try {
+    return (await heard(fetch("/api/jobs?seconds", request(order)), "")).seconds;
+  } catch {
+    return null;
+  }
 }
 
 // A file on the screen of a figure; one that the browser cannot play as a still picture of it.
@@ -239,7 +288,7 @@ function title(role, file) {
 function inWords(job) {
   if (job.state === "waiting") return job.ahead.length ? `Waiting, ${job.ahead.length} before it` : "Waiting";
   if (job.state === "going on") return `${Math.round(job.share * 100)} %, about ${duration(job.left)} left`;
-  if (job.state === "stopped") return "Stopped; it can go on where it was";
+  if (job.state === "stopped") return job.driver ? "Stopped; it can go on where it was" : "Stopped";
   return { done: "Done", failed: "This did not work" }[job.state];
 }
 
@@ -252,10 +301,6 @@ function button(text, key, pressed) {
 
 function request(body) {
   return { method: "POST", body: JSON.stringify(body) };
-}
-
-function post(path, body) {
-  return fetch(path, request(body));
 }
 
 function duration(seconds) {
