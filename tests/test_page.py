@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from autolink import AutoLink, UserError
+from autolink.runs import claimed
 
 pytest.importorskip("starlette", reason="needs autolink-graph[serve]")
 import websockets
@@ -202,13 +203,16 @@ def test_what_cannot_be_served_is_said_in_one_line(monkeypatch):
 # Files
 
 
-def test_pictures_and_clips_are_told_by_their_content(served, tmp_path):
+def test_pictures_and_clips_are_told_by_their_content(served, tmp_path, monkeypatch):
     status, told = served.upload(image_file(), "picture.mp4")
     assert (status, told["kind"], told["width"], told["height"]) == (200, "picture", 64, 48)
     frames = [Image.fromarray(np.full((32, 48, 3), shade, np.uint8)) for shade in (0, 120, 240)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=500)
     status, told = served.upload((tmp_path / "clip.gif").read_bytes(), "clip.png")
     assert (status, told["kind"]) == (200, "clip") and told["seconds"] == pytest.approx(1.5, abs=0.6)
+    monkeypatch.setattr(uploads, "LONGEST", 0.6)
+    status, refused = served.upload((tmp_path / "clip.gif").read_bytes(), "clip.png")
+    assert status == 415 and "give a clip of" in refused["message"]
     shades = [np.asarray(served.uploads.find(told["id"], moment)).mean() for moment in (0, 0.5, 1)]
     assert shades == sorted(shades) and shades[2] - shades[0] > 200
     assert served.uploads.files[told["id"]].path.parent.stat().st_mode & 0o077 == 0
@@ -458,6 +462,8 @@ def test_runs_are_listed_with_what_they_logged(run_folder):
     assert runs.picture("group/mine", "reconstructions", 200).is_file()
     os.utime(run_folder / "other/log.jsonl", (1, 1))
     assert runs.listed()[-1]["state"] == "stopped"
+    with claimed(run_folder / "other"):  # by a training that logs seldom
+        assert runs.listed()[-1]["state"] == ("going on" if Path("/proc/self").exists() else "stopped")
 
 
 def test_a_log_that_is_being_written_is_read_as_far_as_it_goes(run_folder):

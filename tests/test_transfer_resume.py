@@ -172,6 +172,7 @@ def test_a_finished_result_of_something_older_is_not_taken_for_this_one(
     made = (tmp_path / "out.mp4").read_bytes()
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert str(tmp_path) not in container.metadata["comment"]  # whoever gets the file learns nothing of the disk
+        assert "generated" in container.metadata["description"]
     os.utime(driver)  # as a copy on another machine is newer
     assert run_transfer(monkeypatch, *arguments) == 0
     for other, named in (

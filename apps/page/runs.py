@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +22,8 @@ MOST = 200
 POINTS = 600
 """Points of a curve, at most: more than there are pixels would not be seen."""
 ALIVE = 120
-"""Seconds after the last line of its log for which a run counts as going on."""
-LOG, CONFIG, MODEL, SAMPLES = "log.jsonl", "config.json", "model.safetensors", "samples"
+"""Seconds after the last line of its log for which a run counts as going on, if nothing else tells."""
+LOG, CONFIG, LOCK, MODEL, SAMPLES = "log.jsonl", "config.json", ".lock", "model.safetensors", "samples"
 
 
 class Run(NamedTuple):
@@ -94,8 +95,8 @@ class Runs:
         log, config = run.path / LOG, _config(run.path)
         step = next((row["step"] for row in reversed(_rows(log)) if "step" in row), 0)
         of = config.get("steps") if isinstance(config.get("steps"), int) else None
-        recent = time.time() - log.stat().st_mtime < ALIVE
-        state = "finished" if of is not None and step >= of else "going on" if recent else "stopped"
+        alive = _at_work(run.path) or time.time() - log.stat().st_mtime < ALIVE
+        state = "finished" if of is not None and step >= of else "going on" if alive else "stopped"
         model = (run.path / MODEL).is_file() and _inside(run.path / MODEL, self.folder)
         return {
             "id": run.id,
@@ -143,6 +144,15 @@ def _config(run: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # not yet there, or just being written
         return {}
     return config if isinstance(config, dict) else {}
+
+
+def _at_work(run: Path) -> bool:
+    """Whether the process that took a run is there, where /proc tells: some write their log once an hour."""
+    try:
+        number, _, host = (run / LOCK).read_text().partition(" on ")
+    except (OSError, ValueError):
+        return False
+    return number.isdecimal() and host == socket.gethostname() and Path("/proc", number).exists()
 
 
 def _samples(run: Path, root: Path) -> dict[str, list[int]]:

@@ -102,7 +102,11 @@ def serve(options: Options) -> None:
         timeout_graceful_shutdown=2,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        if desk.thread.is_alive():  # in the midst of loading or painting, where Python would end with a cry of its own
+            os._exit(130)
 
 
 def _listen(host: str, port: int) -> socket.socket:

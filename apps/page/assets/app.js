@@ -131,7 +131,14 @@ async function heardPainted(header, parts) {
   const side = result.width / header.count;
   [...$("result").children].forEach((canvas, number) => draw(canvas, result, number * side, side));
   draw(stage.hasPicture ? $("edges") : stage.canvas, edges);
+  if (header.size === 512) for (const canvas of $("result").children) canvas.setAttribute("aria-label", inWords());
   Object.assign($("result").dataset, { n: header.n, size: header.size, milliseconds: header.milliseconds });
+}
+
+// What is painted, for those who do not see it: where the pose is on each slider, of 1.
+function inWords() {
+  const places = now.scene.sliders.map((slider) => `${slider.name} ${(place(slider) / slider.reach).toFixed(1)}`);
+  return ["Generated picture", places.join(", ")].filter(Boolean).join(": ");
 }
 
 function heardFile(header, parts) {

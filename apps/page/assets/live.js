@@ -25,6 +25,14 @@ export async function heard(request, lost) {
   return told;
 }
 
+// Put items into a list, and touch nothing if they are there: what is replaced under a pressed pointer hears no click.
+export function put(list, items) {
+  if (items.length === list.children.length && items.every((item, at) => item === list.children[at])) return;
+  const focused = document.activeElement;
+  list.replaceChildren(...items);
+  if (list.contains(focused)) focused.focus();
+}
+
 export class Live {
   // `hear(header, parts)` gets every answer, `parts` by name as Blobs; `change(state)` gets "open", "lost" or "locked".
   constructor(hear, change) {

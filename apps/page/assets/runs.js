@@ -1,6 +1,6 @@
 // Trainings: what they logged, and the pictures that they left. Asked for anew every few seconds while it is looked at.
 
-import { heard } from "/assets/live.js";
+import { heard, put } from "/assets/live.js";
 
 const EVERY = 3000;
 const $ = (id) => document.getElementById(id);
@@ -9,6 +9,7 @@ const HIGH = 92;
 
 // `wrong(text)` tells a person what went wrong; `use(model)` opens a model on the other view.
 export function showRuns({ wrong, use }) {
+  const rows = new Map(); // what is listed, by ids
   let chosen = null;
   let samples = {};
   let following = true; // the newest picture
@@ -31,25 +32,25 @@ export function showRuns({ wrong, use }) {
   }
 
   function list(runs) {
-    const focused = document.activeElement?.dataset?.run;
-    $("run-list").replaceChildren(
-      ...runs.map((run) => {
-        const item = document.createElement("li");
-        const button = item.appendChild(document.createElement("button"));
-        button.dataset.run = run.id;
-        if (run.id === chosen) button.setAttribute("aria-current", "true");
-        const about = document.createElement("small");
-        about.textContent = progress(run);
-        button.append(run.id, about);
-        button.addEventListener("click", () => {
-          chosen = run.id;
-          following = true;
-          refresh();
-        });
-        return item;
-      }),
-    );
-    if (focused !== undefined) $("run-list").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
+    put($("run-list"), runs.map(row));
+  }
+
+  function row(run) {
+    if (!rows.has(run.id)) {
+      const item = document.createElement("li");
+      const button = item.appendChild(document.createElement("button"));
+      button.append(run.id, document.createElement("small"));
+      button.addEventListener("click", () => {
+        chosen = run.id;
+        following = true;
+        refresh();
+      });
+      rows.set(run.id, item);
+    }
+    const item = rows.get(run.id);
+    item.firstChild.setAttribute("aria-current", run.id === chosen);
+    item.querySelector("small").textContent = progress(run);
+    return item;
   }
 
   function show(run) {

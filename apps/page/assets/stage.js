@@ -44,7 +44,8 @@ export class Stage {
     this.place(home);
   }
 
-  place(pose) {
+  place(wanted) {
+    const pose = wanted.map((value) => Math.max(-REACH, Math.min(REACH, value)));
     this.pose = pose;
     this.points.forEach((point, k) => {
       const [x, y] = [pose[2 * k], pose[2 * k + 1]];
@@ -66,14 +67,14 @@ export class Stage {
     if (!this.whole) {
       next[2 * k] += dx;
       next[2 * k + 1] += dy;
-      return next.map(bounded);
+      return next;
     }
     const [a, b] = [2 * k, 2 * k + 1];
     const c = this.covariance;
     const determinant = c[a][a] * c[b][b] - c[a][b] * c[b][a];
     const u = (c[b][b] * dx - c[a][b] * dy) / determinant;
     const v = (c[a][a] * dy - c[b][a] * dx) / determinant;
-    return next.map((value, row) => bounded(value + c[row][a] * u + c[row][b] * v));
+    return next.map((value, row) => value + c[row][a] * u + c[row][b] * v);
   }
 
   press(event) {
@@ -118,8 +119,4 @@ export class Stage {
     this.place(this.carried(this.pose, k, dx, dy));
     this.moved(this.pose, "end");
   }
-}
-
-function bounded(value) {
-  return Math.max(-REACH, Math.min(REACH, value));
 }

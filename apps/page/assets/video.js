@@ -1,7 +1,7 @@
 // Videos: who moves, whose movement, and the jobs that make them, or that find the keypoints of a clip. Jobs are the
 // server's; this page shows where they are.
 
-import { heard, sendFile } from "/assets/live.js";
+import { heard, put, sendFile } from "/assets/live.js";
 
 const SOON = 700; // milliseconds between two looks at a job that goes on
 const SELDOM = 5000;
@@ -15,6 +15,7 @@ export function showVideo({ tell }) {
   const figure = (role) => document.querySelector(`#video [data-role=${role}]`);
   const chosen = { source: null, driver: null };
   const finding = () => document.querySelector("[name=aim]:checked").value === "reconstruction";
+  const rows = new Map(); // what is listed, by the ids of jobs
   let models = [];
   let jobs = [];
   let shown = null; // the job whose clips are shown; null while a new one is put together
@@ -45,6 +46,7 @@ export function showVideo({ tell }) {
     const [radio] = document.querySelectorAll(`#first [value="${job.order.adapt} ${job.order.learn}"]`);
     if (radio) radio.checked = true;
     $("whole").checked = job.order.whole;
+    if ([...$("video-model").options].some(({ value }) => value === job.order.model)) $("video-model").value = job.order.model;
     estimate();
   }
 
@@ -54,8 +56,8 @@ export function showVideo({ tell }) {
     renderResult(job);
     $("make").disabled = !ready();
     const focused = document.activeElement?.dataset?.key;
-    $("jobs").replaceChildren(...jobs.map(row));
-    if (focused) $("jobs").querySelector(`[data-key="${focused}"]`)?.focus();
+    put($("jobs"), jobs.map(row));
+    if (focused && !$("jobs").contains(document.activeElement)) $("jobs").querySelector(`[data-key="${focused}"]`)?.focus();
   }
 
   function ready() {
@@ -73,22 +75,30 @@ export function showVideo({ tell }) {
     if (names.includes(before)) $("video-model").value = before;
   }
 
+  // A job in the list; made anew only when there is something else to do about it.
   function row(job) {
+    const known = rows.get(job.id);
+    if (known?.state === job.state) {
+      known.item.setAttribute("aria-current", job.id === shown);
+      known.told.textContent = inWords(job);
+      return known.item;
+    }
     const item = document.createElement("li");
-    if (job.id === shown) item.setAttribute("aria-current", "true");
+    item.setAttribute("aria-current", job.id === shown);
     const name = job.driver ? `${job.source.name} as ${job.driver.name}` : `Keypoints of ${job.source.name}`;
     const open = button(name, `${job.id} open`, () => {
       show(job);
       render();
     });
     open.className = "name";
-    const state = document.createElement("small");
-    state.textContent = inWords(job);
-    open.append(state);
+    const told = document.createElement("small");
+    told.textContent = inWords(job);
+    open.append(told);
     item.append(open);
     if (job.state === "waiting" || job.state === "going on") item.append(act(job, "stop", "Stop"));
     if (job.state === "stopped" || job.state === "failed") item.append(act(job, "resume", job.driver ? "Go on" : "Begin anew"));
     if (job.state !== "going on") item.append(act(job, "", "Remove", "DELETE"));
+    rows.set(job.id, { state: job.state, item, told });
     return item;
   }
 
