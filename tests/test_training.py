@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -351,6 +352,14 @@ def test_an_application_trains_the_learner_it_lacks_once(images, tmp_path):
     assert autolink_for(None, application, **learner) == first
     assert first.stat().st_mtime_ns == written
     assert autolink_for("given", application) == Path("given")
+
+
+def test_a_benchmark_does_not_take_the_shipped_model_that_has_its_name(images, tmp_path, monkeypatch):
+    """The benchmark `hands` and the shipped `hands` show other pictures."""
+    monkeypatch.setattr("autolink.train.train", lambda plan: Path("trained"))
+    application = options(images, tmp_path / "app")
+    assert autolink_for(None, replace(application, data="hands")) == Path("trained")
+    assert autolink_for(None, replace(application, data="cats")) == Path("cats")
 
 
 def test_two_processes_learn_the_same_weights(images, tmp_path):
