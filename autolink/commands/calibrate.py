@@ -22,7 +22,6 @@ from torch import Tensor
 
 from autolink.data import JOINT_NAMES, SampleSet, open_samples
 from autolink.data.benchmarks import BENCHMARKS
-from autolink.data.deeplabcut import deeplabcut_tables, read_deeplabcut
 from autolink.data.folder import ImageFiles
 from autolink.data.registry import find_data
 from autolink.data.splits import series_of, split_folder
@@ -266,10 +265,11 @@ def _open_labelled(options: Options, image_size: int) -> tuple[SampleSet, list[s
     divided = options.data in BENCHMARKS or split_folder(root, "train") is not None
     data = open_samples(options.data, image_size, "fit" if divided else "all", options.data_root)
     if data.landmark_count == 0:
-        raise UserError(f"{options.data} has no landmarks to calibrate to; put a landmark csv beside the images")
-    tables = deeplabcut_tables(root)
-    names = read_deeplabcut(tables[0])[0] if tables else [f"landmark{i}" for i in range(data.landmark_count)]
-    return data, names
+        raise UserError(
+            f"{options.data} has no landmarks to calibrate to; put a landmark csv or COCO keypoints beside the images"
+        )
+    known = data.landmark_names if isinstance(data, ImageFiles) else ()
+    return data, list(known) or [f"landmark{i}" for i in range(data.landmark_count)]
 
 
 def _units(data: SampleSet) -> list[str]:

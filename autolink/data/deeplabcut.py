@@ -61,7 +61,8 @@ def open_deeplabcut(root: Path, image_size: int, split: str = "train", name: str
     clips = clips_of(files)
     kept = split_side(root, files, keep_readable(root, files), split)
     landmarks = np.stack([rows[file] for file in files])
-    return ImageFiles(name or root.resolve().name, root, files, image_size, clips=clips, landmarks=landmarks).only(kept)
+    name = name or root.resolve().name
+    return ImageFiles(name, root, files, image_size, clips=clips, landmarks=landmarks, landmark_names=known).only(kept)
 
 
 def read_deeplabcut(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:

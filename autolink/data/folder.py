@@ -37,6 +37,7 @@ class ImageFiles(Dataset[Sample]):
             Of a box that reaches beyond its image the part inside is taken. It is stretched to the square.
         mirrored: (N,) which images are mirrored left to right after that, and their landmarks with them.
         people: who each file shows; if not given, somebody of its own in each clip.
+        landmark_names: of the L landmarks, if the data say.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ImageFiles(Dataset[Sample]):
         boxes: np.ndarray | None = None,
         mirrored: np.ndarray | None = None,
         people: Sequence[str] | None = None,
+        landmark_names: Sequence[str] = (),
     ):
         self.name = name
         self.root = root
@@ -65,6 +67,7 @@ class ImageFiles(Dataset[Sample]):
         self.boxes = boxes
         self.mirrored = mirrored
         self.people = list(people) if people is not None else self.clips
+        self.landmark_names = tuple(landmark_names)
 
     def only(self, kept: Sequence[int]) -> ImageFiles:
         """The set of the files at these indices, in their order."""
@@ -84,6 +87,7 @@ class ImageFiles(Dataset[Sample]):
             boxes=part(self.boxes),
             mirrored=part(self.mirrored),
             people=[self.people[i] for i in kept],
+            landmark_names=self.landmark_names,
         )
 
     def __len__(self) -> int:

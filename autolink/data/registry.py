@@ -1,9 +1,9 @@
 """From what a user types after `--data` to a data set.
 
-`--data` takes `synthetic`; a path to a folder of images, of videos or of shards (see `shards.py`), or to one
-video; a pattern of shards; or a name: a benchmark (`celeba-wild`, see `benchmarks/table.py`) or any folder below
-`--data-root`, which is `$AUTOLINK_DATA` if not given. A bare word is looked up as a name first, so that a run folder
-called `faces` does not hide the data of that name; `./faces` is always the path.
+`--data` takes `synthetic`; a path to a folder of images, of videos or of shards (see `shards.py`), to one video, or to
+COCO keypoints (see `coco.py`); a pattern of shards; or a name: a benchmark (`celeba-wild`, see `benchmarks/table.py`)
+or any folder below `--data-root`, which is `$AUTOLINK_DATA` if not given. A bare word is looked up as a name first, so
+that a run folder called `faces` does not hide the data of that name; `./faces` is always the path.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from autolink.data.benchmarks import BENCHMARKS
 from autolink.data.benchmarks.afhq import open_afhq
 from autolink.data.clips import open_clips
+from autolink.data.coco import coco_tables, is_coco, open_coco
 from autolink.data.deeplabcut import deeplabcut_tables, open_deeplabcut
 from autolink.data.folder import open_folder
 from autolink.data.landmarks import landmark_csv, open_landmark_folder
@@ -177,7 +178,7 @@ def _folders(root: Path | None) -> list[str]:
 
 
 def _contents(root: Path) -> str:
-    if landmark_csv(root, "train") is not None or deeplabcut_tables(root):
+    if landmark_csv(root, "train") is not None or deeplabcut_tables(root) or coco_tables(root):
         return "images with landmarks"
     if holds(root, STILLS):
         return "images"
@@ -188,14 +189,18 @@ def _contents(root: Path) -> str:
 
 def _open_path(path: Path, image_size: int, split: str, name: str | None) -> SampleSet | Shards:
     if not path.is_dir():
+        if is_coco(path):
+            return open_coco(path, image_size, split, name)
         what = what_is(path)
         if what.moves:
             return open_clips(path, image_size, split, name)
-        raise UserError(f"{path}: is {what.in_words}; expected a video, or a folder of images or videos")
+        raise UserError(f"{path}: is {what.in_words}; expected a video, COCO json, or a folder of images or videos")
     if landmark_csv(path, split) is not None:
         return open_landmark_folder(path, image_size, split, name)
     if deeplabcut_tables(path):
         return open_deeplabcut(path, image_size, split, name)
+    if coco_tables(path):
+        return open_coco(path, image_size, split, name)
     if not holds(path, STILLS):
         if has_shards(path):
             return open_shards(path, image_size, split, name)
