@@ -11,10 +11,12 @@ COPY pyproject.toml README.md LICENSE /source/
 COPY autolink /source/autolink
 COPY apps /source/apps
 COPY pretrained /source/pretrained
-RUN pip install --no-cache-dir "/source[serve,export]" && rm -r /source
+RUN pip install --no-cache-dir "/source[serve]" && rm -r /source
 
 RUN useradd --create-home autolink
 USER autolink
 WORKDIR /home/autolink
 EXPOSE 8421
+HEALTHCHECK --interval=30s --start-period=60s \
+    CMD ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8421), 5).close()"]
 ENTRYPOINT ["autolink", "serve", "--no-open", "--host", "0.0.0.0", "--allow-host", "127.0.0.1:8421", "localhost:8421"]

@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 # Errors alone: warnings and notices of the installer are about its own ways.
 SILENT := --disable-pip-version-check -qq
 
-.PHONY: install demo test bench lint clean
+.PHONY: install demo test bench lint docs clean
 
 $(VENV)/installed: pyproject.toml
+	@echo "installing into $(VENV): some minutes, and 5 GB where torch comes with CUDA"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(SILENT) --upgrade pip
 	$(BIN)/python -m pip install $(SILENT) --editable '.[dev]'
@@ -28,6 +29,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info

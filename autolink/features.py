@@ -25,7 +25,7 @@ from autolink.errors import UserError
 from autolink.layers import conv, down
 from autolink.pixels import unit_from_signed
 from autolink.ranges import Count, Whole
-from autolink.weights import PretrainedModel, is_finite, read_tensors, shipped_file
+from autolink.weights import PretrainedModel, is_finite, read_tensors, shipped_file, without_memory
 
 Layers = TypeVar("Layers", bound=nn.Module)
 
@@ -57,7 +57,9 @@ class NetworkFeatures(nn.Module):
         taps: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.layers = classifier().features[: taps[-1] + 1]
+        with without_memory():  # of VGG16, what is not wanted takes most of its 553 MB, and seconds to fill
+            layers = classifier().features[: taps[-1] + 1]
+        self.layers = layers.to_empty(device="cpu")
         self.taps = taps
         self.layers.load_state_dict(_load_features(release, file, self.layers.state_dict()))
         self.copies: dict[tuple[torch.device, torch.dtype], nn.Sequential] = {}

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
 from importlib import resources
@@ -80,7 +81,7 @@ class PretrainedModel(nn.Module):
             raise UserError(f"{path} holds a model for '{header['task']}', but one for '{cls.task}' is needed here")
         tensors = read_tensors(path)
         try:
-            with torch.device("meta"), _Undrawn():  # a size that the weights do not have asks for no memory
+            with without_memory():  # a size that the weights do not have asks for none
                 model = cls(cls.Config(**header["config"]))
             kinds = {name: value.dtype for name, value in model.state_dict().items()}
             tensors = {name: value.to(kinds.get(name, value.dtype)) for name, value in tensors.items()}
@@ -90,6 +91,13 @@ class PretrainedModel(nn.Module):
             raise UserError(f"{path} does not fit this version of autolink: {first}") from error
         model.metadata = header["metadata"]
         return model.to(device).eval()
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are made in this block have shapes and no values: they cost neither memory nor time."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class _Undrawn(TorchFunctionMode):

@@ -45,7 +45,9 @@ from _commands import (
 from _measure import print_table
 from PIL import Image
 
+from autolink.errors import command
 from autolink.outputs import PARTS
+from autolink.ranges import Checked, Count, Positive, Seed, Whole
 from autolink.runs import read_log
 from autolink.video import open_frames
 from autolink.weights import read_metadata, read_tensors
@@ -53,15 +55,17 @@ from autolink_apps.pose_transfer import adapt
 
 
 @dataclass
-class Options:
+class Options(Checked):
     campaigns: tyro.conf.Positional[tuple[Literal["kill", "full", "fuzz", "memory"], ...]] = ("fuzz", "kill", "full")
     programs: tuple[str, ...] = ()  # those whose names contain one of these words
-    kills: int = 20  # of each program
-    files: int = 300  # that are damaged
-    entrances: int = 20  # that each of them goes through, at most: chosen at random of those for its kind
-    minutes: float = 60  # of the programs of `memory`
-    pace: float = 150  # frames that detect gets through in a second here, by which the videos of `memory` are as long
-    seed: int = 0
+    kills: Whole = 20  # of each program
+    files: Count = 300  # that are damaged
+    entrances: Count = 20  # that each of them goes through, at most: chosen at random of those for its kind
+    minutes: Positive = 60  # of the programs of `memory`
+    pace: Positive = (
+        150  # frames that detect gets through in a second here, by which the videos of `memory` are as long
+    )
+    seed: Seed = 0
     folder: Path | None = None  # for what is made, which is then kept
     verbose: bool = False  # print what fuzzed commands said
 
@@ -318,6 +322,7 @@ TABLES: dict[str, tuple[Callable[..., Iterator[list[Any]]], list[str]]] = {
 }
 
 
+@command
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)

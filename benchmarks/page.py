@@ -32,6 +32,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import TimeoutError as Late
 
+from autolink.errors import command
+from autolink.ranges import Checked, Positive
+
 WATCH = """(id) => {
   window.seen = [];
   const result = document.getElementById(id);
@@ -44,11 +47,11 @@ SETTLED = "#pose:not(.loading) #result[data-size='512']"
 
 
 @dataclass
-class Options:
+class Options(Checked):
     models: tuple[str, ...] = ("faces-transfer", "faces-gan", "faces")
-    seconds: float = 6.0
+    seconds: Positive = 6.0
     """Of each drag, and of the camera."""
-    patience: float = 40.0
+    patience: Positive = 40.0
     """Seconds in which a picture has to be opened, or a neutral pose found."""
     pictures: Path | None = None
     """Folder for pictures of the views, instead of measuring."""
@@ -210,6 +213,7 @@ def picture(browser: Browser, address: str, options: Options) -> None:
             page.close()
 
 
+@command
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     begun = time.monotonic()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import tyro
@@ -20,6 +20,7 @@ from torch.nn import functional
 from autolink.data.sample import evenly
 from autolink.errors import UserError, command
 from autolink.pixels import unit_from_pictures
+from autolink.ranges import Checked
 from autolink.video import open_frames
 from autolink.visualize import image_grid, save_png
 from autolink_apps.pose_transfer import transfer
@@ -54,14 +55,14 @@ SCENES = {
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Contact sheets of transfers between real clips."""
 
     clips: Path
     """Folder with the clips."""
     output: Path = Path("runs/showcase")
     """Where videos and sheets go."""
-    only: tuple[str, ...] = tuple(SCENES)
+    only: tuple[Literal[tuple(SCENES)], ...] = tuple(SCENES)
     """Some of the scenes."""
 
 

@@ -10,6 +10,7 @@ random.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import tyro
@@ -19,17 +20,19 @@ from tqdm import tqdm
 
 from autolink.data import open_data
 from autolink.detector import KeypointDetector, locate
+from autolink.errors import command
+from autolink.ranges import Checked, Count, NotNegative, Range, Side, Width
 
 
 @dataclass
-class Options:
+class Options(Checked):
     data: str = "mirror_mouse"
-    steps: int = 1000
-    image_size: int = 64
-    batch_size: int = 16
-    width: float = 0.25
-    learning_rate: float = 1e-3
-    folds: int = 5
+    steps: Count = 1000
+    image_size: Side = 64
+    batch_size: Count = 16
+    width: Width = 0.25
+    learning_rate: NotNegative = 1e-3
+    folds: Annotated[int, Range(2)] = 5
 
 
 def vary(images: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,5 +85,10 @@ def judge(options: Options) -> None:
     print(f"all: {errors.nanmean():.2%}")
 
 
-if __name__ == "__main__":
+@command
+def main() -> None:
     judge(tyro.cli(Options, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,19 +18,21 @@ from torch.utils.data import DataLoader, Subset
 from autolink.commands.calibrate import fit
 from autolink.commands.edit import edit
 from autolink.data import open_data, synthetic_clip
+from autolink.errors import command
 from autolink.losses import PerceptualLoss
 from autolink.masking import patch_mask
 from autolink.metrics import apply_linear, fit_linear
 from autolink.model import AutoLink, load
+from autolink.ranges import Checked, Count
 from autolink.smoothing import OneEuroFilter
 
 
 @dataclass
-class Options:
+class Options(Checked):
     model: str = "faces"
     data: str = "faces"
-    fit_images: int = 600  # of which calibrations are fitted to samples
-    pairs: int = 48  # of frames, for editing
+    fit_images: Count = 600  # of which calibrations are fitted to samples
+    pairs: Count = 48  # of frames, for editing
 
 
 def smoothing_table(noise: float = 0.006) -> None:
@@ -112,6 +114,7 @@ def detect_all(model: AutoLink, data: Subset) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+@command
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     torch.manual_seed(0)

@@ -23,27 +23,29 @@ from autolink.data import JOINT_NAMES, SKELETON_LINKS, open_data
 from autolink.data.pairs import FramePairs
 from autolink.decoder import InpaintingDecoder
 from autolink.edges import EdgeGraph
+from autolink.errors import command
 from autolink.features import Features
 from autolink.graph import Link, precision_and_recall, strongest_edges
 from autolink.losses import PerceptualLoss
 from autolink.masking import patch_mask
+from autolink.ranges import Checked, Count, EdgeWeight, NotNegative, Seed, Share, Side, Thickness, Width
 from autolink.training import SeededBatches, seeded_generator, to_network
 
 
 @dataclass
-class Options:
-    steps: int = 1000
-    image_size: int = 64
-    batch_size: int = 32
-    width: float = 0.25
-    thickness: float = 2.5e-3  # σ²
-    mask_ratio: float = 0.9
-    mask_cells: int = 8
-    learning_rate: float = 4e-4
-    graph_learning_rate: float = 5e-5
-    edge_weight: float = 0.13  # of every edge at the start
+class Options(Checked):
+    steps: Count = 1000
+    image_size: Side = 64
+    batch_size: Count = 32
+    width: Width = 0.25
+    thickness: Thickness = 2.5e-3  # σ²
+    mask_ratio: Share = 0.9
+    mask_cells: Count = 8
+    learning_rate: NotNegative = 4e-4
+    graph_learning_rate: NotNegative = 5e-5
+    edge_weight: EdgeWeight = 0.13  # of every edge at the start
     perceptual: Features = "builtin"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Posed(NamedTuple):
@@ -114,5 +116,10 @@ def _named(links: set[Link]) -> str:
     return ", ".join(f"{JOINT_NAMES[i]}–{JOINT_NAMES[j]}" for i, j in sorted(links))
 
 
-if __name__ == "__main__":
+@command
+def main() -> None:
     learn_links(tyro.cli(Options, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

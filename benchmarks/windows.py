@@ -24,6 +24,8 @@ from _measure import print_table, seconds
 from autolink.batching import Batches
 from autolink.data.skeleton import POSE_SIZE
 from autolink.data.synthetic_figures import Figure, Scene
+from autolink.errors import command
+from autolink.ranges import Checked, Count
 from autolink.tracking.search import search_by_confidence, search_by_steadiness
 from autolink.tracking.windows import Window, absolute_window, whole
 from autolink_apps.pose_transfer import PoseTransfer
@@ -32,9 +34,9 @@ WIDTH, HEIGHT, POSES = 288, 512, 4
 
 
 @dataclass
-class Options:
+class Options(Checked):
     model: str = "people-transfer"
-    clips: int = 24
+    clips: Count = 24
 
 
 class Clip(NamedTuple):
@@ -80,6 +82,11 @@ def compare(options: Options) -> None:
     print_table(("criterion", "middle off, in sides", "side wrong by a factor of", "good", "a clip"), rows)
 
 
-if __name__ == "__main__":
+@command
+def main() -> None:
     torch.set_grad_enabled(False)
     compare(tyro.cli(Options, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

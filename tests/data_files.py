@@ -14,6 +14,17 @@ from PIL import Image
 from autolink.data import Sample, open_data
 from autolink.video import write_video
 
+TURNS = {
+    1: [],
+    2: [Image.Transpose.FLIP_LEFT_RIGHT],
+    3: [Image.Transpose.ROTATE_180],
+    4: [Image.Transpose.FLIP_TOP_BOTTOM],
+    5: [Image.Transpose.TRANSPOSE],
+    6: [Image.Transpose.ROTATE_90],
+    7: [Image.Transpose.TRANSVERSE],
+    8: [Image.Transpose.ROTATE_270],
+}
+"""By EXIF's orientation, how a camera that was held so stores an upright picture."""
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 
 
@@ -21,6 +32,13 @@ def picture(path: Path, size: tuple[int, int] = (40, 30), colour: tuple[int, ...
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path, **options)
     return path
+
+
+def as_stored(upright: Image.Image, orientation: int) -> Image.Image:
+    """The picture as a camera stores it that was held so."""
+    for turn in TURNS[orientation]:
+        upright = upright.transpose(turn)
+    return upright
 
 
 def video(path: Path, frames: int = 12, size: tuple[int, int] = (64, 48), level: int = 0) -> Path:

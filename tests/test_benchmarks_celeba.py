@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import dots, find_dot, one_line, picture
+from PIL import Image
 
 from autolink.data import open_data
 from autolink.data.benchmarks import celeba
@@ -114,8 +115,13 @@ def test_sizes_of_images_are_read_once(tmp_path, monkeypatch):
     def read(*_):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("autolink.data.cache.shown_size", read)
-    assert open_data("celeba-wild", 16, "train", tmp_path).files == first
+    with monkeypatch.context() as patch:
+        patch.setattr("autolink.data.cache.shown_size", read)
+        assert open_data("celeba-wild", 16, "train", tmp_path).files == first
+    image = tmp_path / "celeba" / "Img" / "img_celeba" / first[0]
+    with Image.open(image) as small:
+        small.resize((small.width * 4, small.height * 4)).save(image)  # in its place: the folder stays as it is
+    assert open_data("celeba-wild", 16, "train", tmp_path).files == first[1:]  # its face covers too little now
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from data_files import BLUE, RED, dots, find_dot, in_both, one_line, picture
+from data_files import BLUE, RED, as_stored, dots, find_dot, in_both, one_line, picture
 from PIL import Image
 
 from autolink.data import open_data
@@ -72,19 +72,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     upright = Image.new("RGB", (64, 64), BLUE)
     upright.paste(RED, (0, 0, 64, 32))
     upright.paste((255, 255, 255), (0, 0, 16, 16))  # and a white corner tells mirror images apart
-    stored = {
-        1: [],
-        2: [Image.Transpose.FLIP_LEFT_RIGHT],
-        3: [Image.Transpose.ROTATE_180],
-        4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE],
-        6: [Image.Transpose.ROTATE_90],
-        7: [Image.Transpose.TRANSVERSE],
-        8: [Image.Transpose.ROTATE_270],
-    }[orientation]
-    image = upright
-    for step in stored:
-        image = image.transpose(step)
+    image = as_stored(upright, orientation)
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / "x.jpg", exif=exif, quality=95)
@@ -121,11 +109,8 @@ def test_reduced_jpeg_decoding_changes_nothing_visible(tmp_path):
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_box_is_stretched_to_the_square(tmp_path, orientation, mirrored):
     """Boxes are of the upright image, cut at its border; large JPEGs are decoded at a fraction of their size."""
-    turns = {3: [Image.Transpose.ROTATE_180], 6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE]}
     dots(tmp_path / "a.jpg", (1200, 900), {0: (700, 800)}, 40)
-    image = Image.open(tmp_path / "a.jpg")
-    for turn in turns.get(orientation, []):
-        image = image.transpose(turn)
+    image = as_stored(Image.open(tmp_path / "a.jpg"), orientation)
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)

@@ -87,9 +87,15 @@ def test_networks_for_twice_the_side_keep_every_block_that_they_share(begun, tmp
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"width": 0.2}, "another --width"), ({"image_size": 16}, "larger than --image-size")]
+    ("changes", "said"),
+    [
+        ({"width": 0.2}, "another --width"),
+        ({"width": 0.2, "image_size": 64}, "another --width"),
+        ({"image_size": 16}, "larger than --image-size"),
+    ],
 )
-def test_networks_that_do_not_fit_are_named(begun, tmp_path, changes, said):
+def test_networks_that_do_not_fit_are_named_before_an_autolink_is_trained(begun, tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr("autolink_apps.gan.train.autolink_for", lambda *_, **__: pytest.fail("one is trained"))
     with pytest.raises(UserError, match=said):
         go_on(begun, begun[2], tmp_path / "other", **changes)
 

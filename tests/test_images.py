@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import TURNS, as_stored
 from gan_runs import tiny_gan
 from PIL import Image, ImageCms
 
@@ -72,24 +73,10 @@ ZERO_DENOMINATOR = 0x9204, 10, 1, 8 + 2 + 2 * 12 + 4
 NO_SUCH_PLACE = 0x9204, 10, 4, 1 << 30
 OTHER_DIRECTORY = 0x8769, 4, 1, 1 << 30
 
-TURNS = {
-    1: [],
-    2: [Image.Transpose.FLIP_LEFT_RIGHT],
-    3: [Image.Transpose.ROTATE_180],
-    4: [Image.Transpose.FLIP_TOP_BOTTOM],
-    5: [Image.Transpose.TRANSPOSE],
-    6: [Image.Transpose.ROTATE_90],
-    7: [Image.Transpose.TRANSVERSE],
-    8: [Image.Transpose.ROTATE_270],
-}
-
 
 def turned(orientation: int) -> Image.Image:
     """The picture as a camera stores it that was held so."""
-    image = Image.fromarray(RGB)
-    for turn in TURNS[orientation]:
-        image = image.transpose(turn)
-    return image
+    return as_stored(Image.fromarray(RGB), orientation)
 
 
 # -- pictures ---------------------------------------------------------------------------------------
@@ -281,9 +268,7 @@ def test_detect_and_python_find_the_same_keypoints(pictures, gan, tmp_path):
 def test_a_wide_picture_is_upright_at_every_entrance(tmp_path, gan, orientation):
     """Sizes, too; of a TIFF Pillow swaps them by itself."""
     wide = np.concatenate([RGB, RGB[:, ::2]], axis=1)
-    stored = Image.fromarray(wide)
-    for turn in TURNS[orientation]:
-        stored = stored.transpose(turn)
+    stored = as_stored(Image.fromarray(wide), orientation)
     for name, options in {
         "a.png": {"exif": exif_of(orientation)},
         "a.tif": {"tiffinfo": {0x0112: orientation}},

@@ -128,6 +128,14 @@ def test_the_distance_by_hand(name, norm, no_weights):
     assert loss(*images).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
+def test_opening_features_fills_no_network_at_random(no_weights):
+    """Of VGG16 that takes seconds, and most of 553 MB for layers that are not used."""
+    torch.save(random_state("squeezenet"), no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")
+    before = torch.get_rng_state()
+    PerceptualLoss("squeezenet")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_squeezenet_against_torchvision_itself(no_weights):
     state = random_state("squeezenet")
     torch.save(state, no_weights / "weights" / "squeezenet1_1-b8a52dc0.pth")

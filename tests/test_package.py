@@ -83,6 +83,12 @@ def test_what_benchmarks_import_is_there():
                 assert not missing, f"{path.name}: {node.module} has no {', '.join(missing)}"
 
 
+def test_options_of_benchmarks_are_held_to_their_ranges():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ClassDef) and node.name == "Options") or node.bases, path.name
+
+
 def test_deviations_name_options_that_there_are():
     rows = [row.split("|") for row in (ROOT / "docs" / "deviations.md").read_text().splitlines() if row[:1] == "|"][2:]
     known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options)}

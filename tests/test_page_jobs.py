@@ -14,7 +14,7 @@ import pytest
 
 from autolink import UserError
 
-pytest.importorskip("starlette", reason="needs autolink[serve]")
+pytest.importorskip("starlette", reason="needs autolink-graph[serve]")
 from page_server import Served, small_clip
 
 from autolink_apps.page import jobs as page_jobs

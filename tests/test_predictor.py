@@ -19,6 +19,7 @@ from PIL import Image
 from autolink import cli, load
 from autolink.commands.detect import Options, detect
 from autolink.commands.tables import Detection, Tables
+from autolink.data import open_data
 from autolink.errors import UserError
 from autolink.model import AutoLink, AutoLinkConfig
 from autolink.smoothing import OneEuroFilter
@@ -101,18 +102,34 @@ def test_every_format_says_the_same(model_file: Path, tmp_path: Path) -> None:
     assert all(1 <= i < j <= 3 for i, j in coco["categories"][0]["skeleton"])
 
 
-def test_sleap_io_and_movement_read_the_tables(model_file: Path, tmp_path: Path) -> None:
-    """As many frames and points as were found, by each of the two that is installed."""
+@pytest.fixture
+def tables(model_file: Path, tmp_path: Path) -> Path:
+    """Tables of two pictures."""
     picture(tmp_path / "pictures" / "0.png", 0), picture(tmp_path / "pictures" / "1.png", 1)
     out = tmp_path / "out"
     detect(Options((tmp_path / "pictures",), str(model_file), out, formats=("deeplabcut", "sleap", "coco")))
-    sleap_io = pytest.importorskip("sleap_io")
-    for file in (out / "sleap" / "pictures.csv", out / "coco.json"):
+    return out
+
+
+def test_sleap_io_reads_the_tables(tables: Path) -> None:
+    sleap_io = pytest.importorskip("sleap_io", reason="needs sleap-io, which is no dependency")
+    for file in (tables / "sleap" / "pictures.csv", tables / "coco.json"):
         labels = sleap_io.load_file(str(file))
         assert len(labels) == 2 and labels[0].numpy().shape == (1, 3, 2)
-    load_poses = pytest.importorskip("movement.io.load_poses")
-    sizes = load_poses.from_dlc_file(out / "deeplabcut" / "pictures.csv", fps=25).sizes
+
+
+def test_movement_reads_the_tables(tables: Path) -> None:
+    load_poses = pytest.importorskip("movement.io.load_poses", reason="needs movement, which is no dependency")
+    sizes = load_poses.from_dlc_file(tables / "deeplabcut" / "pictures.csv", fps=25).sizes
     assert (sizes["time"], sizes["keypoints"]) == (2, 3)
+
+
+def test_coco_keypoints_written_are_data_again(tables: Path) -> None:
+    data = open_data(str(tables / "coco.json"), 32, "all")
+    written = json.loads((tables / "coco.json").read_text())["annotations"]
+    assert data.landmark_names == ("keypoint0", "keypoint1", "keypoint2") and len(data) == len(written) == 2
+    expected = [np.array(one["keypoints"]).reshape(3, 3)[:, :2] for one in written]
+    np.testing.assert_allclose(data.landmarks, expected, atol=1e-3)
 
 
 def test_only_what_is_asked_for_is_written(model_file: Path, tmp_path: Path) -> None:

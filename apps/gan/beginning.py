@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from autolink.errors import UserError
-from autolink.training import CHECKPOINT, logger
+from autolink.training import CHECKPOINT
 from autolink.weights import pretrained_folder, read_tensors
 
 NETWORKS = "module/"
 """What the names of the networks' tensors begin with in a checkpoint, and in a start."""
+AT_THE_IMAGE = ("to_image", "stem")
+"""Layers that have other channels where images are larger."""
 STARTS = "starts"
 """Folder of the starts that come with a checkout, below `pretrained/`."""
 
@@ -40,12 +42,16 @@ def find_start(source: str) -> Path:
     )
 
 
-def begin_with(source: str, modules: Mapping[str, nn.Module]) -> None:
-    """Give networks the weights of a start; what only they have stays as it is, and is counted in the log.
+def begin_with(source: str, modules: Mapping[str, nn.Module]) -> int:
+    """Give networks the weights of a start; what only they have stays as it is.
 
     Args:
         source: See `find_start`.
-        modules: `generator`, `discriminator` and `ema`, not wrapped yet.
+        modules: `generator`, `discriminator` and `ema`, not wrapped yet. On the device `meta` it is only found out
+            whether the start fits them.
+
+    Returns:
+        How many of their tensors are new.
 
     Raises:
         UserError: If there is no such start, or its networks have another width or larger images.
@@ -59,7 +65,7 @@ def begin_with(source: str, modules: Mapping[str, nn.Module]) -> None:
         if not theirs:
             raise UserError(f"--start-from {source}: {path} holds no {name}; give a run of this command")
         new += _take(module, theirs, name == "discriminator", source)
-    logger.warning("begun with %s; %d tensors of its networks are new", path, new)
+    return new
 
 
 @torch.no_grad()
@@ -76,8 +82,8 @@ def _take(module: nn.Module, theirs: Mapping[str, Tensor], finest_first: bool, s
             continue  # an average of networks that grew begins anew
         if found is not None and found.shape == value.shape:
             value.copy_(found)
-        elif added:
-            left += 1  # the block for the larger images, and what touches the image itself
+        elif added and (found is None or name.split(".")[-2] in AT_THE_IMAGE):
+            left += 1  # the block for the larger images is new, too
         else:
             raise UserError(f"--start-from {source}: its networks have another --width or --discriminator")
     return left

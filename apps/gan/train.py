@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autolink import hub
 from autolink.adversarial import Discriminator
@@ -46,6 +46,7 @@ from autolink.training import (
     endless_loader,
     load_checkpoint,
     local_main_first,
+    logger,
     on_processor,
     processes,
     require_finite_weights,
@@ -55,13 +56,14 @@ from autolink.training import (
     start,
     to_network,
 )
+from autolink.weights import without_memory
 from autolink_apps.gan.ada import INTERVAL, AdaptiveAugmentation
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.beginning import begin_with, find_start
 from autolink_apps.gan.curve import draw_curve
 from autolink_apps.gan.dry_run import rehearse
 from autolink_apps.gan.game import Batch, Game, TrainingPoses
-from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig
+from autolink_apps.gan.generator import NOISE_SIZE, ConditionalGAN, ConditionalGANConfig, Generator
 from autolink_apps.gan.guard import FiniteGuard
 from autolink_apps.gan.metrics import (
     Distances,
@@ -171,7 +173,9 @@ def train(options: Options) -> Path:
     """
     options = with_defaults(options)
     if options.start_from is not None and not options.resume:
-        find_start(options.start_from)
+        with without_memory():
+            networks = _networks(options)
+        begin_with(options.start_from, networks)
     # What can be wrong with the options is found before an AutoLink is trained.
     parts = 2 * options.accumulate * (count := processes().num_processes)
     if options.batch_size % parts:
@@ -203,13 +207,12 @@ def train(options: Options) -> Path:
     if features is not None:
         distances = Distances(accelerator, gan, data, features.to(device), options.metric_images)
 
-    channels = 4 if options.discriminator == "conditional" else 3
-    judge = Discriminator(options.image_size, options.width, channels, minibatch_std=True)
-    judge = judge.to(device).to(memory_format=torch.channels_last)
+    judge = _discriminator(options).to(device).to(memory_format=torch.channels_last)
     generator, discriminator = gan.generator, judge
     ema = Ema(generator, decay=0.5 ** (options.batch_size / options.ema_images))
     if options.start_from and not options.resume:
-        begin_with(options.start_from, {"generator": generator, "discriminator": discriminator, "ema": ema})
+        new = begin_with(options.start_from, {"generator": generator, "discriminator": discriminator, "ema": ema})
+        logger.warning("begun with %s; %d tensors of its networks are new", find_start(options.start_from), new)
     gan.generator = ema.module  # what is shown, measured and saved is the average
 
     adam = partial(torch.optim.Adam, lr=options.learning_rate, betas=(0.0, 0.99), fused=True)
@@ -327,6 +330,17 @@ def train(options: Options) -> Path:
     if options.push_to_hub and accelerator.is_main_process:
         hub.push(options.push_to_hub, model, measured)
     return model
+
+
+def _networks(options: Options) -> dict[str, nn.Module]:
+    """Those that a start has, untrained."""
+    generator = Generator(options.image_size, options.width)
+    return {"generator": generator, "discriminator": _discriminator(options), "ema": Ema(generator)}
+
+
+def _discriminator(options: Options) -> Discriminator:
+    channels = 4 if options.discriminator == "conditional" else 3
+    return Discriminator(options.image_size, options.width, channels, minibatch_std=True)
 
 
 def with_defaults(options: Options) -> Options:

@@ -76,6 +76,8 @@ def cached_array(kind: str, identity: Sequence[object], make: Callable[[], np.nd
 def image_sizes(folder: Path, files: Sequence[str]) -> np.ndarray:
     """(N, 2) width and height in pixels of upright image files, read from their headers once.
 
+    They are read again where a file has another length: a folder's own time says nothing of files written over.
+
     Raises:
         UserError: a file is no image, or the sizes cannot be kept.
     """
@@ -84,4 +86,5 @@ def image_sizes(folder: Path, files: Sequence[str]) -> np.ndarray:
         with ThreadPoolExecutor(max_workers=8) as pool:
             return np.array(list(pool.map(lambda file: shown_size(folder / file), files)), np.int64).reshape(-1, 2)
 
-    return cached_array("sizes", (folder.resolve(), folder.stat().st_mtime_ns, *files), read)
+    lengths = [os.stat(os.path.join(folder, file)).st_size for file in files]
+    return cached_array("sizes", (*files, *lengths), read)
