@@ -31,7 +31,7 @@ lint: install
 	$(BIN)/mypy
 
 docs: install
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict  # no word about what follows on mkdocs
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info
