@@ -203,8 +203,8 @@ apps/gan/augment.py: gan_augment
 apps/gan/generator.py: gan
 - style.square() @ weight.square()
 + style @ weight.square()
-- self.w_average.lerp(self.generator.mapping(z), truncation)
-+ self.generator.mapping(z).lerp(self.w_average, truncation)
+- self.w_average.lerp(self.generator.mapping(z).to(self.w_average), truncation)
++ self.generator.mapping(z).to(self.w_average).lerp(self.w_average, truncation)
 apps/gan/metrics.py: gan_metrics
 - + spread - 2 * common
 + + spread - common

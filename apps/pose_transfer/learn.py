@@ -14,16 +14,17 @@ The run folder: `plan.json`; `frames/`, the square frames, the last tenth of eac
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
+
+from accelerate.utils import patch_environment
 
 from autolink import train as graph_training
 from autolink.configuration import options_of
@@ -338,22 +339,12 @@ def _compare_spreads(src: float, driver: float) -> None:
         )
 
 
-@contextmanager
-def _computing_on(device: str) -> Iterator[None]:
+def _computing_on(device: str) -> AbstractContextManager[None]:
     """Training runs in this block compute on the device; Accelerate reads which one from the environment."""
     if device == "auto":
-        yield
-        return
+        return nullcontext()
     name, value = ("ACCELERATE_USE_CPU", "true") if device == "cpu" else ("ACCELERATE_TORCH_DEVICE", device)
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return patch_environment(**{name: value})
 
 
 @contextmanager

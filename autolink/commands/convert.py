@@ -33,7 +33,6 @@ from autolink.ranges import Checked
 
 IMAGE_SIZE = 128
 """Side of the images of all official models; their decoder has no other."""
-_GRID = 32  # side of their heatmaps
 _IGNORED = ("vgg_loss.", "encoder.detector.coord")  # the loss's network, and the grid that soft-argmax uses
 
 

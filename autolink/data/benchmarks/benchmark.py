@@ -109,6 +109,11 @@ def lacking(root: Path, *needed: str | tuple[str, ...]) -> str | None:
     return None
 
 
+def needs(*names: str | tuple[str, ...]) -> Callable[[Path], str | None]:
+    """`Benchmark.missing` of a data set that consists of some files and folders, see `lacking`."""
+    return lambda root: lacking(root, *names)
+
+
 def place(root: Path, *places: str) -> Path | None:
     """The first of some relative paths that exists below a folder, or None."""
     return next((root / path for path in places if (root / path).exists()), None)

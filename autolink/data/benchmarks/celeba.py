@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, required, whole_images
+from autolink.data.benchmarks.benchmark import Benchmark, needs, require_images, required, whole_images
 from autolink.data.cache import image_sizes
 from autolink.data.folder import ImageFiles
 from autolink.errors import UserError
@@ -41,14 +41,6 @@ _ALIGNED = _Variant(
     ("Anno/list_landmarks_align_celeba.txt", "list_landmarks_align_celeba.txt"),
 )
 _WILD = _Variant(("Img/img_celeba", "img_celeba"), ("Anno/list_landmarks_celeba.txt", "list_landmarks_celeba.txt"))
-
-
-def _missing_aligned(root: Path) -> str | None:
-    return lacking(root, *_ALIGNED, _PARTITION, *_MAFL.values())
-
-
-def _missing_wild(root: Path) -> str | None:
-    return lacking(root, *_WILD, _BOXES, _PARTITION, *_MAFL.values())
 
 
 def _open_aligned(root: Path, image_size: int, split: str) -> ImageFiles:
@@ -115,7 +107,7 @@ CELEBA_ALIGNED = _celeba(
     layout="Img/img_align_celeba, Anno/list_landmarks_align_celeba.txt, Eval/list_eval_partition.txt, "
     "MAFL/training.txt and MAFL/testing.txt",
     open=_open_aligned,
-    missing=_missing_aligned,
+    missing=needs(*_ALIGNED, _PARTITION, *_MAFL.values()),
     crop="the centred square, 178 pixels wide",
     keypoints=10,
 )
@@ -126,7 +118,7 @@ CELEBA_WILD = _celeba(
     layout="Img/img_celeba, Anno/list_landmarks_celeba.txt, Anno/list_bbox_celeba.txt, Eval/list_eval_partition.txt, "
     "MAFL/training.txt and MAFL/testing.txt",
     open=_open_wild,
-    missing=_missing_wild,
+    missing=needs(*_WILD, _BOXES, _PARTITION, *_MAFL.values()),
     crop="all of it, stretched to a square",
     keypoints=8,
     tuned={2: 7.5e-4, 4: 7.5e-4, 8: 2.5e-3, 16: 1e-3, 32: 7.5e-4},

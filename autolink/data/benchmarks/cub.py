@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, warn_once, whole_images
+from autolink.data.benchmarks.benchmark import Benchmark, lacking, needs, require_images, warn_once, whole_images
 from autolink.data.folder import ImageFiles
 from autolink.data.splits import held_out_split
 from autolink.errors import UserError
@@ -156,12 +156,8 @@ def _open_published_aligned(root: Path, image_size: int, split: str) -> ImageFil
     )
 
 
-def _missing(root: Path) -> str | None:
-    return lacking(root, *_TABLES)
-
-
 def _missing_aligned(root: Path) -> str | None:
-    return None if lacking(root, *_PUBLISHED_ALIGNED) is None else _missing(root)
+    return None if lacking(root, *_PUBLISHED_ALIGNED) is None else lacking(root, *_TABLES)
 
 
 _cub = partial(
@@ -170,7 +166,7 @@ _cub = partial(
     "parts/part_locs.txt",
     source="https://www.vision.caltech.edu/datasets/cub_200_2011/",
     terms="non-commercial research and education only; the images belong to their photographers",
-    missing=_missing,
+    missing=needs(*_TABLES),
     crop="the square around the bird's box, as far as the image reaches, stretched to a square",
     keypoints=4,
     protocol="cub",

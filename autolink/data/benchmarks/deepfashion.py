@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, required
+from autolink.data.benchmarks.benchmark import Benchmark, needs, require_images, required
 from autolink.data.folder import ImageFiles
 from autolink.data.splits import held_out_split
 from autolink.errors import UserError
@@ -28,10 +28,6 @@ JOINTS = (
 
 _IMAGES = ("img", "images", "Img/img")
 _TABLES = ("data_train.csv", "data_train.json", "data_test.csv", "data_test.json")
-
-
-def _missing(root: Path) -> str | None:
-    return lacking(root, _IMAGES, *_TABLES)
 
 
 def _open(root: Path, image_size: int, split: str) -> ImageFiles:
@@ -83,7 +79,7 @@ DEEPFASHION = Benchmark(
     "original_code/custom_datasets/deepfashion",
     terms="non-commercial research only, no redistribution",
     open=_open,
-    missing=_missing,
+    missing=needs(_IMAGES, *_TABLES),
     crop="all of it, the images are square",
     keypoints=16,
     tuned={2: 5e-3, 4: 2.5e-3, 8: 7.5e-5, 16: 5e-5, 32: 7.5e-5},

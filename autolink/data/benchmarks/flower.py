@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scipy.io import loadmat
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, whole_images
+from autolink.data.benchmarks.benchmark import Benchmark, needs, require_images, whole_images
 from autolink.data.folder import ImageFiles
 from autolink.errors import UserError
 
@@ -23,10 +23,6 @@ def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     return ImageFiles("flower", root / "jpg", files, image_size, boxes=whole_images(len(files)))
 
 
-def _missing(root: Path) -> str | None:
-    return lacking(root, "jpg", "setid.mat")
-
-
 FLOWER = Benchmark(
     name="flower",
     shows="flowers of 102 kinds",
@@ -34,7 +30,7 @@ FLOWER = Benchmark(
     source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
     terms="none stated; the images come from the web and belong to their photographers",
     open=_open,
-    missing=_missing,
+    missing=needs("jpg", "setid.mat"),
     crop="all of it, stretched to a square",
     keypoints=32,
     flip=True,

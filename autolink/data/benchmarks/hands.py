@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, whole_images
+from autolink.data.benchmarks.benchmark import Benchmark, needs, require_images, whole_images
 from autolink.data.folder import ImageFiles
 from autolink.data.splits import held_out_split, hold_out
 from autolink.errors import UserError
@@ -28,10 +28,6 @@ def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     return ImageFiles("hands", root / "Hands", files, image_size, clips=clips, boxes=whole_images(len(files)))
 
 
-def _missing(root: Path) -> str | None:
-    return lacking(root, "Hands", "HandInfo.csv")
-
-
 HANDS = Benchmark(
     name="hands",
     shows="hands from both sides before white",
@@ -39,7 +35,7 @@ HANDS = Benchmark(
     source="https://sites.google.com/view/11khands",
     terms="free for reasonable academic fair use",
     open=_open,
-    missing=_missing,
+    missing=needs("Hands", "HandInfo.csv"),
     crop="all of it, stretched to a square",
     keypoints=32,
     flip=True,

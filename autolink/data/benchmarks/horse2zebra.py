@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, require_images, warn_once
+from autolink.data.benchmarks.benchmark import Benchmark, needs, require_images, warn_once
 from autolink.data.folder import ImageFiles, split_files
 from autolink.data.splits import held_out_split
 from autolink.errors import UserError
@@ -53,10 +53,6 @@ def _read_choice(path: Path) -> dict[str, bool]:
     return chosen
 
 
-def _missing(domain: str, root: Path) -> str | None:
-    return lacking(root, f"train{domain}", f"test{domain}")
-
-
 HORSES, ZEBRAS = (
     Benchmark(
         name=name,
@@ -65,7 +61,7 @@ HORSES, ZEBRAS = (
         source="https://efrosgans.eecs.berkeley.edu/cyclegan/datasets/horse2zebra.zip",
         terms="images of ImageNet: non-commercial research and education only",
         open=partial(_open, name, domain),
-        missing=partial(_missing, domain),
+        missing=needs(f"train{domain}", f"test{domain}"),
         crop=f"all of it, the images are square; mirrored where {name}.txt says so",
         keypoints=32,
         folders=("horse2zebra",),

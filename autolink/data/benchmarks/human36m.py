@@ -28,7 +28,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking
+from autolink.data.benchmarks.benchmark import Benchmark, needs
 from autolink.data.cache import cache_folder, fingerprint
 from autolink.data.clips import Cut, decode_all
 from autolink.data.folder import ImageFiles
@@ -183,9 +183,9 @@ def _library(name: str) -> ModuleType:
         ) from error
 
 
-def _missing(folders: Sequence[str], root: Path) -> str | None:
-    subjects = [subject for part in SUBJECTS.values() for subject in part]
-    return lacking(root, *(f"S{subject}/{folder}" for subject in subjects for folder in folders))
+def _needs(*folders: str) -> Callable[[Path], str | None]:
+    """Of each subject, some folders."""
+    return needs(*(f"S{subject}/{folder}" for part in SUBJECTS.values() for subject in part for folder in folders))
 
 
 _human36m = partial(
@@ -202,7 +202,7 @@ HUMAN36M = _human36m(
     shows="people in a laboratory with 32 joints",
     layout=f"S1/Videos/*.mp4 and S1/{_POSES}/*.cdf, and so on for subjects 5, 6, 7, 8, 9 and 11",
     open=partial(_open, "human36m", True),
-    missing=partial(_missing, ("Videos", _POSES)),
+    missing=_needs("Videos", _POSES),
     crop="the square around the joints with a margin of 10 % on each side",
     flip=True,
 )
@@ -212,7 +212,7 @@ HUMAN36M_ALONE = _human36m(
     shows="people in a laboratory with 32 joints, grey around them",
     layout=f"S1/Videos/*.mp4, S1/{_POSES}/*.cdf and S1/{_MASKS}/*.mat, and so on for subjects 5, 6, 7, 8, 9 and 11",
     open=partial(_open, "human36m-nobg", False),
-    missing=partial(_missing, ("Videos", _POSES, _MASKS)),
+    missing=_needs("Videos", _POSES, _MASKS),
     crop="the square around the joints with a margin of 10 % on each side, mid-grey outside the owners' masks",
     tuned={2: 1e-2, 4: 1e-2, 8: 7.5e-5, 16: 5e-5, 32: 1e-5},
 )

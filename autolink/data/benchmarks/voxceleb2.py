@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autolink.data.benchmarks.benchmark import Benchmark, lacking, place
+from autolink.data.benchmarks.benchmark import Benchmark, needs, place
 from autolink.data.clips import frames_of
 from autolink.data.folder import ImageFiles
 from autolink.data.splits import held_out_split, hold_out
@@ -39,10 +39,6 @@ def _open(root: Path, image_size: int, split: str) -> ImageFiles:
     return frames_of("voxceleb2", root, videos, image_size, step=STEP)
 
 
-def _missing(root: Path) -> str | None:
-    return lacking(root, "dev/mp4")
-
-
 VOXCELEB2 = Benchmark(
     name="voxceleb2",
     shows="talking faces, as clips",
@@ -50,7 +46,7 @@ VOXCELEB2 = Benchmark(
     source="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox2.html",
     terms="metadata CC BY 4.0; the videos belong to their owners on YouTube",
     open=_open,
-    missing=_missing,
+    missing=needs("dev/mp4"),
     crop="all of it, the clips are square",
     keypoints=32,
     folders=("VoxCeleb2", "vox2"),
