@@ -87,7 +87,7 @@ def test_half_precision_moves_shipped_keypoints_by_a_fraction_of_a_pixel(real_da
     with half_precision(torch.device("cpu"), "bfloat16"):
         rough = fold(load("faces")).detect(images).xy
     moved = ((rough - exact) * 64).norm(dim=-1)
-    assert 0 < moved.mean() < 0.1 and moved.max() < 1
+    assert 0 < moved.mean() < 0.1 and moved.max() < 1.5
     assert rough.dtype == torch.float32
 
 
