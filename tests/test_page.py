@@ -49,7 +49,7 @@ def served() -> Iterator[Served]:
 def hear(socket: ClientConnection, *kinds: str) -> tuple[dict, dict[str, bytes]]:
     """The next answer of one of the kinds."""
     while True:
-        header, parts = unframe(socket.recv(timeout=60))
+        header, parts = unframe(socket.recv(timeout=300))  # others may be at work on the machine
         if header["type"] in (*kinds, "error"):
             return header, parts
 
