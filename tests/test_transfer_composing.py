@@ -100,7 +100,7 @@ CORNERS = torch.tensor([[[-0.2, -0.2], [0.2, -0.2], [-0.2, 0.2], [0.2, 0.2]]])
 
 
 def test_around_the_object_what_hardly_moves_rests_and_nothing_is_painted() -> None:
-    still = settle(sketch(0.9, 0.003), noise(32).expand(2, -1, -1, -1), CORNERS, CORNERS)
+    still = settle(sketch(0.9, 0.003), CORNERS, CORNERS)
     assert (still.blend[..., :4] == 1).all() and (still.flow[..., :2] == 0).all()
     assert still.blend[..., 16, 16] == pytest.approx(0.9) and still.flow[0, 0, 8, 8] == pytest.approx(0.003)
     pixels = noise(80)
@@ -108,26 +108,32 @@ def test_around_the_object_what_hardly_moves_rests_and_nothing_is_painted() -> N
     assert torch.equal(rim, to_uint8(pixels / 2 + 0.5)[..., :8].expand(2, -1, -1, -1))
 
 
-def test_far_from_the_object_what_is_not_believed_is_the_source_if_it_looks_like_it() -> None:
-    pixels = (noise(80) * 0.2).round(decimals=2)
-    small = functional.interpolate(pixels, (32, 32), mode="bilinear", antialias=True).expand(2, -1, -1, -1)
-    drawn = sketch(0.3, 0.2)._replace(painted=small)
-    doubted = settle(drawn, small, CORNERS, CORNERS)
+def test_far_from_the_object_what_is_not_believed_is_the_source_whatever_is_painted() -> None:
+    pixels, drawn = (noise(80) * 0.2).round(decimals=2), sketch(0.3, 0.2)
+    doubted = settle(drawn, CORNERS, CORNERS)
     assert torch.equal(doubted.flow, drawn.flow) and (doubted.still[..., :4] == 1).all()
     assert doubted.still[..., 16, 16].max() == 0 and doubted.blend[0, 0, 16, 16] == pytest.approx(0.3)
     assert torch.equal(compose(doubted, pixels)[..., :8], pixels[..., :8].expand(2, -1, -1, -1))
-    unlike = settle(drawn._replace(painted=small + 1.2), small, CORNERS, CORNERS)
-    assert unlike.still.max() == 0  # something else is there now
-    believed = settle(sketch(0.9, 0.2), small, CORNERS, CORNERS)
+    there = CORNERS + torch.tensor([0.7, 0.0])  # the object comes from there, or goes there
+    assert settle(drawn, there, CORNERS).still[..., 16, 27].max() == 0
+    assert settle(drawn, CORNERS, there).still[..., 16, 27].max() == 0
+    believed = settle(sketch(0.9, 0.2), CORNERS, CORNERS)
     assert believed.still.max() == 0 and torch.equal(believed.flow, drawn.flow)
     assert (believed.blend[..., :4] == 1).all()
 
 
 def test_the_object_is_where_it_was_and_where_it_goes() -> None:
     away = CORNERS + torch.tensor([0.7, 0.0])
-    both = settle(sketch(0.9, 0.003), torch.zeros(2, 3, 32, 32), CORNERS.expand(2, -1, -1), away.expand(2, -1, -1))
+    both = settle(sketch(0.9, 0.003), CORNERS.expand(2, -1, -1), away.expand(2, -1, -1))
     assert both.flow[0, 0, 8, [8, 13]].tolist() == pytest.approx([0.003, 0.003])
     assert both.flow[0, 0, 8, 0] == 0
+
+
+def test_what_is_far_does_not_depend_on_how_many_keypoints_are_in_the_middle() -> None:
+    """Models differ in where on the object their keypoints lie; where it ends is the same."""
+    crowded = torch.cat([CORNERS, CORNERS / 10, CORNERS / 20], dim=1)
+    few, many = (settle(sketch(0.3, 0.2), pose, pose).still for pose in (CORNERS, crowded))
+    assert few.min() == 0 and few.max() == 1 and (few - many).abs().max() < 0.08
 
 
 def test_a_raised_arm_belongs_to_the_object() -> None:
@@ -136,13 +142,13 @@ def test_a_raised_arm_belongs_to_the_object() -> None:
     pose = torch.cat([trunk, hand])[None]
     grey = torch.zeros(1, 3, 32, 32)
     drawn = Sketch(grey, torch.full((1, 1, 32, 32), 0.3), torch.full((1, 2, 16, 16), 0.2))
-    still = settle(drawn, grey, pose, pose).still[0, 0]
+    still = settle(drawn, pose, pose).still[0, 0]
     assert still[16, 23] < 0.96 and still[16, :6].min() == 1
 
 
 def test_what_rests_begins_without_a_step() -> None:
     fine = Sketch(torch.rand(1, 3, 128, 128), torch.full((1, 1, 128, 128), 0.5), torch.full((1, 2, 64, 64), 0.002))
-    kept = settle(fine, torch.zeros(1, 3, 128, 128), CORNERS * 2, CORNERS * 2)
+    kept = settle(fine, CORNERS * 3, CORNERS * 3)
     assert kept.blend.diff(dim=-1).abs().max() < 0.05  # of 0.5 in all
     assert kept.flow.diff(dim=-1).abs().max() < 0.0004 and kept.flow.min() == 0
 
@@ -150,7 +156,7 @@ def test_what_rests_begins_without_a_step() -> None:
 def test_keypoints_in_one_place_or_on_a_line_do_no_harm() -> None:
     line = torch.stack([torch.linspace(-0.5, 0.5, 4), torch.zeros(4)], -1)[None]
     for pose in (torch.zeros(1, 4, 2), line):
-        assert all(part.isfinite().all() for part in settle(sketch(0.5, 0.1), torch.zeros(2, 3, 32, 32), pose, pose))
+        assert all(part.isfinite().all() for part in settle(sketch(0.5, 0.1), pose, pose))
 
 
 def test_the_networks_size_gives_what_the_network_paints(

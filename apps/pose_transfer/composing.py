@@ -14,27 +14,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autolink.geometry import pixel_grid
 
 from .warp import resized, warp
 
-AROUND = (1.4, 2.1)
-"""Where the object ends: so far from the middle of its keypoints, in their standard deviations. Of each pair here, a
-smooth step begins at the first and has ended at the second."""
-FAR = (2.1, 2.8)
+AROUND = (0.62, 0.93)
+"""Where the object ends: so far from the middle of its keypoints, the farthest of them being at 1 (`_distance`). Of
+each pair here, a smooth step begins at the first and has ended at the second."""
+FAR = (0.93, 1.25)
 """Likewise, where not even hair and clothes belong to it."""
-REACH = 2.7
-"""No keypoint is farther than this: where one is, a raised arm, the standard deviations are taken larger."""
 LEAST_SPREAD = 0.03
 """Added to the spread of keypoints, so that an object whose keypoints lie on a line has a width."""
 MOTION = (1 / 256, 1 / 64)
 """Lengths of the flow: a pixel that would move by a quarter of one of 128 is at rest, one that moves by one is not."""
 BELIEF = (0.6, 0.8)
 """Shares of the moved source: with less, the network does not believe that it belongs there; with more, it is sure."""
-UNLIKE = (0.3, 0.6)
-"""Differences of values in [−1, 1]: with less, two pictures show the same, if blurred; with more, something else."""
 
 
 class Sketch(NamedTuple):
@@ -67,18 +62,17 @@ def compose(sketch: Sketch, pixels: Tensor) -> Tensor:
     return made if sketch.still is None else torch.lerp(made, pixels, resized(sketch.still, size))
 
 
-def settle(sketch: Sketch, images: Tensor, source: Tensor, driving: Tensor) -> Sketch:
+def settle(sketch: Sketch, source: Tensor, driving: Tensor) -> Sketch:
     """Leave at rest what the driver does not move.
 
     Around the object, as its keypoints in both poses tell, a pixel rests that would hardly move: it is the flow that
     fades there, so there is neither a seam nor a double contour. Of the others around it, those that the network is
-    sure of are moved ones entirely. Far from the object, where it does not believe in the movement, and what it shows
-    instead looks like the source in that place, it is the source in that place.
+    sure of are moved ones entirely. Far from the object in both poses, where it does not believe in the movement, it is
+    the source in that place: what the network paints there is a smear.
 
     Args:
         sketch: Of B frames.
-        images: (B, 3, S, S) in [−1, 1], the source.
-        source: (B, K, 2), its keypoints.
+        source: (B, K, 2), the keypoints of the source.
         driving: (B, K, 2), those of the frames.
     """
     if sketch.flow is None or sketch.blend is None:
@@ -89,14 +83,16 @@ def settle(sketch: Sketch, images: Tensor, source: Tensor, driving: Tensor) -> S
     resting = _step(distance, *AROUND) * (1 - _step(sketch.flow.norm(dim=1, keepdim=True), *MOTION))
     believed = _step(sketch.blend, *BELIEF)
     sure = torch.maximum(around * believed, resized(resting, side))
-    settled = Sketch(sketch.painted, sketch.blend + (1 - sketch.blend) * sure, sketch.flow * (1 - resting))
-    difference = (compose(settled, images) - images).abs().mean(1, keepdim=True)
-    like = 1 - _step(functional.avg_pool2d(difference, 5, 1, 2, count_include_pad=False), *UNLIKE)
-    return settled._replace(still=far * (1 - believed) * like)
+    blend = sketch.blend + (1 - sketch.blend) * sure
+    return Sketch(sketch.painted, blend, sketch.flow * (1 - resting), still=far * (1 - believed))
 
 
 def _distance(keypoints: Tensor, size: int) -> Tensor:
-    """How far pixels are from poses (B, K, 2), in standard deviations of a pose in that direction: (B, 1, F, F)."""
+    """How far pixels are from the middle of poses (B, K, 2): (B, 1, F, F).
+
+    In standard deviations of a pose in that direction, and 1 for the farthest of its keypoints, so that it means the
+    same of whatever keypoints a model has, and of a raised arm.
+    """
     middle = keypoints.mean(1, keepdim=True)
     offsets = keypoints - middle
     variance = offsets.square().mean(1) + LEAST_SPREAD**2
@@ -107,9 +103,9 @@ def _distance(keypoints: Tensor, size: int) -> Tensor:
         x, y = offsets.unbind(-1)  # each (B, N)
         return ((yy * x.square() - 2 * xy * x * y + xx * y.square()) / (xx * yy - xy.square())).sqrt()
 
-    farthest = deviations(offsets).amax(1, keepdim=True)
+    farthest = deviations(offsets).amax(1, keepdim=True).clamp(min=1)  # less where all keypoints are in one place
     pixels = pixel_grid(size, size, device=keypoints.device).flatten(0, 1) - middle
-    return (deviations(pixels) / (farthest / REACH).clamp(min=1)).view(-1, 1, size, size)
+    return (deviations(pixels) / farthest).view(-1, 1, size, size)
 
 
 def _step(values: Tensor, begin: float, end: float) -> Tensor:

@@ -70,7 +70,7 @@ class _Transfer(nn.Module):
         sketch = self.network.drive(encoded, keypoints, driving_map)
         settled = sketch
         if self.keep_still:
-            settled = settle(sketch, encoded.images, source_keypoints, keypoints)
+            settled = settle(sketch, source_keypoints, keypoints)
         return finished(settled, pixels)
 
 

@@ -252,7 +252,7 @@ class PoseTransfer(PretrainedModel):
         if len(source.images) != len(keypoints):
             source = source.expand(len(keypoints))
         sketch = self.network.drive(source, keypoints, edge_map)
-        return settle(sketch, source.images, source.keypoints, keypoints) if keep_still else sketch
+        return settle(sketch, source.keypoints, keypoints) if keep_still else sketch
 
     def transfer(
         self, source_images: Tensor, source_keypoints: Tensor, driving_keypoints: Tensor, keep_still: bool = True
