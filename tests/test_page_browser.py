@@ -227,7 +227,7 @@ def test_keys_move_points_and_undo_them(seen):
 
 def test_sliders_and_thumbnails_change_the_pose(seen):
     before, picture = seen.points(), seen.picture()
-    slider = seen.page.get_by_label("Turn")
+    slider = seen.page.get_by_role("slider", name="Turn")
     value = float(slider.input_value())
     seen.after(lambda: slider.fill(str(round(value + 0.4, 2))))
     assert (seen.points() - before)[:, 0].mean() > 0.05 and np.abs(seen.picture() - picture).mean() > 3
@@ -252,7 +252,7 @@ def test_other_models_and_other_faces(seen):
     seen.after(lambda: seen.page.locator("#model").select_option("synthetic"))
     expect(seen.page.locator("#result canvas")).to_have_count(1)
     expect(seen.page.locator(".point")).to_have_count(24)
-    assert seen.page.get_by_label("Lean").is_visible()
+    assert seen.page.get_by_role("slider", name="Lean").is_visible()
 
 
 def test_pictures_and_clips_are_opened_and_others_explained(seen, tmp_path):

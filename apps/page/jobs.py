@@ -29,7 +29,7 @@ from autolink_apps.page.messages import Order
 from autolink_apps.page.uploads import Upload
 
 TRANSFER = (sys.executable, "-m", "autolink_apps.pose_transfer.transfer")
-DETECT = (sys.executable, "-m", "autolink.cli", "detect")
+DETECT = (sys.executable, "-m", "autolink", "detect")
 WAITING = 8
 """Jobs that may wait."""
 KEPT = 8

@@ -9,10 +9,11 @@ import tyro
 
 from autolink.data import describe_data, list_data
 from autolink.errors import command
+from autolink.ranges import Checked
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """List the data sets known by name, and which are on this machine, or all that is known of one.
 
     The folder of data sets is told by the variable AUTOLINK_DATA.

@@ -11,11 +11,12 @@ import tyro
 from autolink.errors import UserError, command
 from autolink.graph import connectedness
 from autolink.model import AutoLink, load
+from autolink.ranges import Checked
 from autolink.weights import read_header, resolve
 
 
 @dataclass
-class Options:
+class Options(Checked):
     """Print task, configuration and metadata of a model, and of an AutoLink how much of its graph hangs together."""
 
     model: Annotated[str, tyro.conf.Positional] = ""
