@@ -23,7 +23,7 @@ from autolink.detector import PretrainedDetector
 from autolink.errors import Stopped, UserError, command
 from autolink.learner.bank import bank_of
 from autolink.learner.examination import examine
-from autolink.learner.images import held_out_images, images_of, random_flip, training_data
+from autolink.learner.images import held_out_images, images_of, masks_of, random_flip, training_data
 from autolink.learner.options import (
     FOR_PROCESSOR,
     ON_PROCESSOR,
@@ -32,7 +32,6 @@ from autolink.learner.options import (
     with_recommendations,
 )
 from autolink.losses import PerceptualLoss
-from autolink.masking import patch_mask
 from autolink.model import AutoLink, at_side, load
 from autolink.pixels import signed_from_unit, unit_from_signed
 from autolink.priors import disagreement, faintness
@@ -121,15 +120,7 @@ def train(options: Options) -> Path:
             draws = [seeded_generator(options.seed, step, rank, "flip") for _ in range(2)]
             images, looks = map(random_flip, (images, looks), draws)
         side = _side(options, step)
-        mask = patch_mask(
-            len(images),
-            side,
-            cells=options.mask_cells,
-            ratio=options.mask_ratio,
-            exact=options.exact_mask,
-            generator=seeded_generator(options.seed, step, rank, "mask"),
-            device=device,
-        )
+        mask = masks_of(options, images, side, seeded_generator(options.seed, step, rank, "mask"))
         model.train()
         with accelerator.autocast():
             made = model(images, mask, looks)
@@ -184,6 +175,12 @@ def train(options: Options) -> Path:
     return file
 
 
+def is_shipped_for(data: str) -> bool:
+    """Whether an AutoLink of the data's name is shipped; not for benchmarks: the model `hands` learned from others."""
+    entry = None if data in BENCHMARKS else manifest().get(data)
+    return entry is not None and entry["task"] == AutoLink.task
+
+
 def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Path:
     """The AutoLink that an application trains on: a file of weights.
 
@@ -216,8 +213,7 @@ def autolink_for(source: str | None, options: RunOptions, **learner: Any) -> Pat
         require_same(plan, note_of(plan))
         if read_header(trained)["metadata"].get("steps", 0) >= plan.steps:
             return trained
-    shipped = None if options.data in BENCHMARKS else manifest().get(options.data)  # `hands` are two kinds of pictures
-    if shipped is not None and shipped["task"] == AutoLink.task and not learning.resume:
+    if is_shipped_for(options.data) and not learning.resume:
         logger.warning("no --autolink given: using the shipped '%s'", options.data)
         return Path(options.data)
     plan = with_recommendations(learning)

@@ -28,7 +28,7 @@ from autolink.errors import UserError
 from autolink.model import AutoLink
 from autolink.training import Diverged, Ema, SeededBatches, seeded_generator
 from autolink.weights import read_tensors
-from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, ada, game, guard
+from autolink_apps.gan import ConditionalGAN, ConditionalGANConfig, Generator, ada, dry_run, game, guard
 from autolink_apps.gan import train as training
 from autolink_apps.gan.augment import augment
 from autolink_apps.gan.game import Batch, Game, TrainingPoses, pose_distance
@@ -309,6 +309,14 @@ def test_the_average_forgets_half_after_as_many_images_as_asked_for() -> None:
 
 
 # Before and after a run
+
+
+def test_a_dry_run_takes_the_autolink_that_the_run_would(tmp_path: Path) -> None:
+    """The benchmark `hands` shows other pictures than those the shipped `hands` learned from."""
+    run = training.Options(data="cats", output=tmp_path / "run", image_size=64, width=0.25)
+    assert dry_run._autolink(run, tmp_path) == "cats"
+    stand_in = dry_run._autolink(dataclasses.replace(run, data="hands"), tmp_path)
+    assert stand_in == str(tmp_path / "autolink.safetensors")
 
 
 def test_dry_run_prints_the_cost_and_writes_nothing(

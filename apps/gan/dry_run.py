@@ -16,8 +16,9 @@ from accelerate import PartialState
 from autolink.learner.options import Options as LearnerOptions
 from autolink.learner.options import with_recommendations
 from autolink.model import AutoLink
+from autolink.train import is_shipped_for
 from autolink.training import CHECKPOINT
-from autolink.weights import manifest, read_tensors
+from autolink.weights import read_tensors
 from autolink_apps.gan.metrics import open_features
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def _autolink(options: Options, folder: Path) -> str:
     trained = options.output / "autolink/model.safetensors"
     if trained.is_file():
         return str(trained)
-    shipped = manifest().get(options.data)
-    if shipped is not None and shipped["task"] == AutoLink.task:
+    if is_shipped_for(options.data):
         return options.data
     like = LearnerOptions(data=options.data, image_size=options.image_size, width=options.width)
     config = with_recommendations(like).model_config

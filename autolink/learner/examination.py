@@ -11,14 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from autolink.learner.images import masks_of
 from autolink.learner.options import Options
 from autolink.losses import PerceptualLoss
-from autolink.masking import patch_mask
 from autolink.model import AutoLink, at_side
 from autolink.pixels import to_uint8, unit_from_signed
-from autolink.training import (
-    seeded_generator,
-)
+from autolink.training import seeded_generator
 from autolink.visualize import edge_map_image, image_grid, overlay
 
 SHOWN = 8
@@ -41,15 +39,7 @@ def examine(
 
     The picture's columns: image | graph over it | edge map | masked image | reconstruction.
     """
-    mask = patch_mask(
-        len(images),
-        side,
-        cells=options.mask_cells,
-        ratio=options.mask_ratio,
-        exact=options.exact_mask,
-        generator=seeded_generator(0, 0, 0, "held-out mask"),
-        device=images.device,
-    )
+    mask = masks_of(options, images, side, seeded_generator(0, 0, 0, "held-out mask"))
     with accelerator.autocast():
         made = model(images, mask, looks)
         images, looks = at_side(images, side), at_side(looks, side)

@@ -18,9 +18,8 @@ from autolink.data.sample import Items, Mixture, Sample, SampleSet, spread
 from autolink.data.shards import Shards
 from autolink.errors import UserError
 from autolink.learner.options import Options
-from autolink.training import (
-    to_network,
-)
+from autolink.masking import patch_mask
+from autolink.training import to_network
 
 HELD_OUT = 64
 """Held-out images on which the loss is measured while training."""
@@ -63,6 +62,19 @@ def images_of(batch: Sample | Pair, device: torch.device) -> tuple[Tensor, Tenso
         return to_network(batch.driving, device), to_network(batch.source, device), batch.clip
     images = to_network(batch.image, device)
     return images, images, batch.clip
+
+
+def masks_of(options: Options, images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Masks (B, 1, side, side) for images (B, 3, S, S), as the options hide patches; see `patch_mask`."""
+    return patch_mask(
+        len(images),
+        side,
+        cells=options.mask_cells,
+        ratio=options.mask_ratio,
+        exact=options.exact_mask,
+        generator=generator,
+        device=images.device,
+    )
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
